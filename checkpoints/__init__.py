@@ -1,0 +1,1 @@
+"""Published models: package data, listed with their hashes in `manifest.json`."""

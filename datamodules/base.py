@@ -1,0 +1,252 @@
+"""DataModules: samples from a source, policies drawn for training, batches made by whoever is attached.
+
+Two hooks connect a model without the data knowing it: `transform(sample, policy, train)` runs in the worker, `collate`
+makes a batch. Without them a batch is a list of (sample, policy) pairs.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from datamodules.bank import PolicyBank, rng_for
+from datamodules.corpus.types import Corpus
+from datamodules.loading import load_corpus
+from datamodules.schema import SPLITS, DataError, MediaError, Policy, Sample
+from datamodules.taxonomy import DEFAULT_POLICY
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A sample that could not be read while training: it is counted, not hidden."""
+
+    id: str
+    error: str
+
+
+class SampleDataset(Dataset):
+    """Samples with the policy each is judged under. An index may be a pair (index, epoch): training draws per epoch."""
+
+    def __init__(self, samples: Sequence[Sample], policy_of: Callable[[Sample, int], Policy], transform: Callable):
+        self.samples, self.policy_of, self.transform = samples, policy_of, transform
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> Any:
+        index, epoch = item if isinstance(item, tuple) else (item, 0)
+        sample = self.samples[index]
+        try:
+            return self.transform(sample, self.policy_of(sample, epoch))
+        except MediaError as e:
+            return Failed(sample.id, str(e))
+
+
+class BalancedSampler(Sampler[tuple[int, int]]):
+    """As many samples of each modality an epoch, in an order that (seed, epoch) alone decides.
+
+    A modality with fewer samples than its share is gone through several times, each time in a new order, before any
+    sample comes once more; `power` 1 keeps the natural shares, 0 makes them equal.
+    """
+
+    def __init__(self, samples: Sequence[Sample], seed: int = 0, size: int | None = None, power: float = 0.0):
+        self.seed, self.epoch = seed, 0
+        self.buckets: dict[str, list[int]] = {}
+        for i, s in enumerate(samples):
+            self.buckets.setdefault(s.modality, []).append(i)
+        self.size = size or len(samples)
+        weights = {m: len(b) ** power for m, b in sorted(self.buckets.items())}
+        total = sum(weights.values())
+        shares = {m: int(self.size * w / total) for m, w in weights.items()}
+        for m in list(shares)[: self.size - sum(shares.values())]:
+            shares[m] += 1
+        self.shares = shares
+        self._taken = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        out: list[int] = []
+        for modality, share in self.shares.items():
+            bucket = self.buckets[modality]
+            first = self.epoch * share  # go on where the last epoch stopped, so that all samples come equally often
+            for n in range(first, first + share):
+                lap, place = divmod(n, len(bucket))
+                out.append(bucket[self._lap(modality, lap, len(bucket))[place]])
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(out))
+        return iter([(out[i], self.epoch) for i in order])
+
+    def _lap(self, modality: str, lap: int, n: int) -> np.ndarray:
+        key = (modality, lap)
+        if getattr(self, "_lap_key", None) != key:
+            entropy = [self.seed, lap, *modality.encode()]
+            self._lap_key, self._lap_order = key, np.random.default_rng(entropy).permutation(n)
+        return self._lap_order
+
+
+def pairs(sample: Sample, policy: Policy, train: bool) -> tuple[Sample, Policy]:
+    """The transform of a DataModule that no model is attached to."""
+    return sample, policy
+
+
+class GuardDataModule(L.LightningDataModule):
+    """Samples of one source, of some modalities, as train, val and test loaders.
+
+    Args:
+        source: sample (rendered scenes and permissive text), real (labelled public files under `data_dir`) or manifest.
+        path: the manifest, for source="manifest".
+        data_dir: the folder that the files lie in; default: the manifest's folder.
+        policy: a policy file (or Policy) that replaces the source's entries; default for manifests: the 15 categories.
+        modalities: buckets to keep (text, image, audio, video, joint); None: all.
+        max_entries: the largest policy drawn in training.
+        epoch_size: samples an epoch; None: as many as there are.
+        seed: of the order of the samples and of the drawn policies; `corpus_seed` is that of the scenes and the splits.
+        balance: 0 equal shares of the modalities, 1 their natural ones.
+    """
+
+    modality: str | None = None  # set by the single-modality DataModules
+
+    def __init__(
+        self,
+        source: str = "sample",
+        *,
+        path: str | Path | None = None,
+        data_dir: str | Path | None = None,
+        policy: str | Path | Policy | None = None,
+        modalities: Sequence[str] | None = None,
+        batch_size: int = 32,
+        workers: int = 0,
+        seed: int = 0,
+        max_entries: int = 8,
+        epoch_size: int | None = None,
+        balance: float = 0.0,
+        scale: float = 1.0,
+        licences: str = "all",
+        max_rows: int | None = None,
+        corpus_seed: int = 0,
+    ):
+        super().__init__()
+        self.source, self.path, self.data_dir = source, path, data_dir
+        self.policy = Policy.from_file(policy) if isinstance(policy, (str, Path)) else policy
+        self.modalities = tuple(modalities) if modalities else (self.modality,) if self.modality else None
+        self.batch_size, self.workers, self.seed = batch_size, workers, seed
+        self.max_entries, self.epoch_size, self.balance, self.scale = max_entries, epoch_size, balance, scale
+        self.licences, self.max_rows, self.corpus_seed = licences, max_rows, corpus_seed
+        self.transform: Callable[..., Any] = pairs
+        self.collate: Callable[[list[Any]], Any] = list
+        self.errors: list[dict[str, str]] = []
+        self._corpus: Corpus | None = None
+
+    # ------------------------------------------------------------------------------------------------ samples
+
+    def prepare_data(self) -> None:
+        self._load()
+
+    def setup(self, stage: str | None = None) -> None:
+        self._load()
+
+    def _load(self) -> Corpus:
+        if self._corpus is None:
+            corpus = load_corpus(
+                self.source,
+                path=self.path,
+                data_dir=self.data_dir,
+                policy=self.policy,
+                seed=self.corpus_seed,
+                scale=self.scale,
+                licences=self.licences,
+                modalities=self.modalities,
+                max_rows=self.max_rows,
+            )
+            self.errors += corpus.report.get("errors", [])
+            if not corpus.samples:
+                raise DataError(f"source {self.source!r} has no usable sample{self._why_empty()}")
+            self._corpus = corpus
+        return self._corpus
+
+    def _why_empty(self) -> str:
+        reasons = [e["error"] for e in self.errors[:3]]
+        kept = f" of modality {', '.join(self.modalities)}" if self.modalities else ""
+        return kept + (": " + "; ".join(reasons) if reasons else "")
+
+    @property
+    def corpus(self) -> Corpus:
+        return self._load()
+
+    @property
+    def bank(self) -> PolicyBank:
+        return self.corpus.bank
+
+    @property
+    def default_policy(self) -> Policy:
+        """What a sample without its own policy is judged under outside training."""
+        return self.policy or DEFAULT_POLICY
+
+    def samples(self, split: str) -> list[Sample]:
+        """The samples of train, val or test."""
+        if split not in SPLITS:
+            raise DataError(f"unknown split {split!r}: one of {', '.join(SPLITS)}")
+        return [s for s in self.corpus.samples if s.split == split]
+
+    def reject(self, bad: Sequence[tuple[Sample, str]]) -> None:
+        """Takes samples out that turned out to be unreadable; they are listed in `errors`."""
+        if bad:
+            gone = {s.id for s, _ in bad}
+            self.corpus.samples = [s for s in self.corpus.samples if s.id not in gone]
+            self.errors += [{"id": s.id, "error": why} for s, why in bad]
+            print(f"{len(bad)} samples cannot be read, e.g. {bad[0][1]}", file=sys.stderr)
+
+    def keep(self, wanted: Callable[[Sample], bool]) -> None:
+        """Narrows the data to the samples that a method can use."""
+        self.corpus.samples = [s for s in self.corpus.samples if wanted(s)]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """split → modality → samples."""
+        return {s: dict(sorted(Counter(x.modality for x in self.samples(s)).items())) for s in SPLITS}
+
+    # ------------------------------------------------------------------------------------------------ loaders
+
+    def train_policy(self, sample: Sample, epoch: int) -> Policy:
+        return self.bank.draw(sample, rng_for(self.seed, epoch, sample.id), max_entries=self.max_entries)
+
+    def fixed_policy(self, sample: Sample, epoch: int = 0) -> Policy:
+        return sample.policy or self.default_policy
+
+    def loader(self, samples: Sequence[Sample], train: bool = False) -> DataLoader:
+        """Batches of any samples; in training with drawn policies and balanced modalities."""
+        policy_of = self.train_policy if train else self.fixed_policy
+        dataset = SampleDataset(samples, policy_of, functools.partial(self.transform, train=train))
+        sampler = BalancedSampler(samples, self.seed, self.epoch_size, self.balance) if train else None
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.workers,
+            collate_fn=self.collate,
+            persistent_workers=self.workers > 0,
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        rows = self.samples("train")
+        if not rows:
+            raise DataError(f"source {self.source!r} has no training sample{self._why_empty()}")
+        return self.loader(rows, train=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return self.loader(self.samples("val"))
+
+    def test_dataloader(self) -> DataLoader:
+        return self.loader(self.samples("test"))

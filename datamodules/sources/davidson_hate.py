@@ -1,0 +1,35 @@
+"""Davidson et al.: 24,712 posts labelled hate, offensive or neither by crowd workers.
+
+Upstream: t-davidson/hate-speech-and-offensive-language (MIT), 71 rows cut from our copy. Citation: Davidson, Warmsley,
+Macy and Weber (2017), "Automated Hate Speech Detection and the Problem of Offensive Language".
+
+The label is about the prompt (the post). Map: class 0 (hate) and 1 (offensive) → S2 yes, since S2 holds hate and toxic
+abuse alike; 2 (neither) → S2 no. Nothing else was annotated. Known fault: posts in African American English are
+labelled offensive more often than they should be.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datamodules.schema import Sample
+from datamodules.sources.files import locate, read_csv, text_sample
+
+LICENCE = "MIT"
+PERMISSIVE = True
+TARGET = "prompt"
+CLASSES = {"0": "hate", "1": "offensive", "2": "neither"}
+
+
+def load(data_dir: Path) -> list[Sample]:
+    """Raises `DataError` when the file is missing."""
+    samples = []
+    for n, row in enumerate(read_csv(locate(data_dir, "text/davidson_hate", "labeled_data.csv"))):
+        unsafe = CLASSES[row["class"]] != "neither"
+        samples.append(
+            text_sample(
+                "davidson_hate", n, row["tweet"], unsafe=unsafe, categories={"S2": "yes" if unsafe else "no"},
+                kind=CLASSES[row["class"]],
+            )
+        )  # fmt: skip
+    return samples

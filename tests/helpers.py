@@ -1,0 +1,101 @@
+"""Small random parts, the same classes as the real ones: tests need neither weights nor a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from zoo.core.backbones import small_llama
+from zoo.core.backbones.readers import TokenReader, plain_ids
+from zoo.core.backbones.soft_token import ReadLimits, SoftTokenBackbone
+from zoo.core.encoders.audio import AudioEncoder, SoundNet
+from zoo.core.encoders.image import ImageEncoder
+from zoo.core.encoders.text import TextEncoder, random_bert
+
+LETTERS = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
+
+
+def word_piece_tokenizer() -> PreTrainedTokenizerFast:
+    """Word pieces down to single characters, with BERT's special tokens."""
+    words = [
+        "safe",
+        "unsafe",
+        "no",
+        "yes",
+        "the",
+        "picture",
+        "shows",
+        "fire",
+        "a",
+        "un",
+        "##safe",
+        "user",
+        "begin",
+        "end",
+    ]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words, *LETTERS, *("##" + c for c in LETTERS)]
+    vocabulary = list(dict.fromkeys(vocabulary))
+    inner = Tokenizer(models.WordPiece({w: i for i, w in enumerate(vocabulary)}, unk_token="[UNK]"))
+    inner.normalizer = normalizers.BertNormalizer(lowercase=True)
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.decoder = decoders.WordPiece()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE without merges, with chat delimiters as special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|im_end|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    return tokenizer
+
+
+def random_backbone(kind: str = "encoded", cache=None, seed: int = 0, text_tokens: int = 256) -> SoftTokenBackbone:
+    """`kind`: encoded (words through an encoder, as `tiny`) or tokens (the language model's own, as `smollm2`)."""
+    torch.manual_seed(seed)
+    trunk = nn.Sequential(nn.Conv2d(3, 8, 7, stride=16), nn.ReLU())
+    encoders = {"image": ImageEncoder(trunk, dim=8), "sound": AudioEncoder(SoundNet(12, 4), 12)}
+    tokenizer = word_piece_tokenizer() if kind == "encoded" else byte_tokenizer()
+    reader = None
+    if kind == "encoded":
+        bert = random_bert(len(tokenizer))
+        for pool in ("phrase", "passage"):
+            encoders[pool] = TextEncoder(bert, tokenizer.cls_token_id, tokenizer.sep_token_id, pool=pool)
+    else:
+        start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+        reader = TokenReader(tokenizer, end, [start], [end], plain_ids(tokenizer, "\n"))
+    shape = {"width": 24, "mlp": 32, "layers": 2, "heads": 2}
+    lm = small_llama(shape, len(tokenizer), 0)
+    return SoftTokenBackbone(
+        lm,
+        tokenizer,
+        encoders,
+        {"name": "test", "kind": kind},
+        reader=reader,
+        limits=ReadLimits(text_tokens),
+        cache=cache,
+    ).eval()
+
+
+def write_image(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30)) -> Path:
+    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def write_audio(path: Path, seed: int = 0, seconds: float = 1.0, rate: int = 16_000) -> Path:
+    wave = np.random.default_rng(seed).normal(0, 0.1, int(seconds * rate)).astype(np.float32)
+    soundfile.write(path, wave, rate)
+    return path

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from datamodules.baselines import text_of, tfidf_logreg
+from datamodules.schema import DataError, Sample
+
+
+def _texts(n, seed):
+    rng = np.random.default_rng(seed)
+    words = [f"w{i}" for i in range(30)]
+    labels = [bool(i % 2) for i in range(n)]
+    return [" ".join(rng.choice(words, 8)) + (" red flag" if y else " green leaf") for y in labels], labels
+
+
+def test_separable_texts_are_ranked_and_c_is_chosen_on_validation():
+    train, y = _texts(120, 0)
+    val, vy = _texts(40, 1)
+    test, ty = _texts(40, 2)
+    scores = tfidf_logreg(train, y, test, val_texts=val, val_labels=vy)
+    assert scores.shape == (40,)
+    assert scores[np.array(ty)].min() > scores[~np.array(ty)].max()
+    again = tfidf_logreg(train, y, test, val_texts=val, val_labels=vy)
+    assert np.array_equal(scores, again)
+
+
+def test_without_validation_and_without_test_texts():
+    train, y = _texts(120, 0)
+    assert tfidf_logreg(train, y, []).shape == (0,)
+    assert tfidf_logreg(train, y, train[:3]).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        (dict(train_texts=["a b"], train_labels=[True, False]), "1 training texts for 2 labels"),
+        (dict(train_texts=["a b", "c d"], train_labels=[True, True]), "training labels are of one class"),
+        (dict(train_texts=[], train_labels=[]), "no training texts"),
+        (
+            dict(train_texts=["a b", "c d"], train_labels=[True, False], val_texts=["a"], val_labels=[True]),
+            "validation labels are of one class",
+        ),
+    ],
+)
+def test_bad_input_is_named(kwargs, message):
+    with pytest.raises(DataError, match=message):
+        tfidf_logreg(test_texts=["a"], **kwargs)
+
+
+def test_text_of_keeps_roles_and_leaves_media_out():
+    sample = Sample.of(text="hello", image="a.png", response="good day")
+    assert text_of(sample) == "user: hello\nassistant: good day"

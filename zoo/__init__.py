@@ -1,0 +1,21 @@
+"""A model zoo of guardrails: `zoo.load(name).moderate(zoo.Sample.of(text="…", image="a.png"))`."""
+
+from datamodules.schema import DataError, MediaError, Policy, PolicyEntry, Sample
+from zoo.core.guard import Guard
+from zoo.core.module import GuardModule
+from zoo.core.verdict import Verdict
+from zoo.registry import list_models, load
+
+__version__ = "0.1.0"
+__all__ = [
+    "DataError",
+    "Guard",
+    "GuardModule",
+    "MediaError",
+    "Policy",
+    "PolicyEntry",
+    "Sample",
+    "Verdict",
+    "list_models",
+    "load",
+]

@@ -1,0 +1,185 @@
+"""Backbones by name, built from plain JSON: `build({"name": "tiny", …})`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from datamodules import media
+from datamodules.assets import asset_hash, resolve, zoo_home
+from datamodules.schema import near, reject_unknown
+from zoo.core import weights
+from zoo.core.backbones.base import Backbone
+from zoo.core.backbones.readers import TokenReader, plain_ids
+from zoo.core.backbones.soft_token import ReadLimits, SoftTokenBackbone
+from zoo.core.cache import FeatureCache
+from zoo.core.encoders.audio import AudioEncoder, SoundNet
+from zoo.core.encoders.base import Encoder
+from zoo.core.encoders.image import ImageEncoder, load_efficientnet_lite0
+from zoo.core.encoders.text import TextEncoder, load_minilm
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "tiny": {"layers": 4, "width": 192, "heads": 6, "mlp": 512, "window": 4, "audio": "audio-tiny"},
+    "smollm2": {"lora_rank": 16, "lora_alpha": 32, "lora_dropout": 0.0, "audio": "audio-tiny"},
+}
+LIMIT_KEYS = ("text_tokens", "fps", "frames")
+
+
+def describe(name: str, **settings: Any) -> dict[str, Any]:
+    """A full description with defaults filled in. Raises `DataError` for an unknown name or setting."""
+    if name not in DEFAULTS:
+        raise weights.CheckpointError(f"unknown backbone {name!r}{near(name, sorted(DEFAULTS))}")
+    reject_unknown(settings, (*DEFAULTS[name], "limits", "pins"), f"backbone {name}")
+    limits = {k: v for k, v in asdict(ReadLimits()).items() if k in LIMIT_KEYS}
+    given = settings.pop("limits", None) or {}
+    reject_unknown(given, LIMIT_KEYS, f"backbone {name}: limits")
+    return {"name": name, **DEFAULTS[name], **settings, "limits": {**limits, **given}}
+
+
+def build(description: dict[str, Any], cached: bool = False) -> Backbone:
+    """The backbone that `description` names; `cached` keeps the frozen encoders' features under ZOO_HOME.
+
+    Parts that the description pins (`pins`: name → hash) must have those hashes. Raises `CheckpointError` otherwise.
+    """
+    description = describe(**description)
+    builder: Callable[..., Backbone] = {"tiny": _tiny, "smollm2": _smollm2}[description["name"]]
+    transformers_logging.disable_progress_bar()
+    return builder(description, FeatureCache(zoo_home() / "features") if cached else None)
+
+
+def _pinned(description: dict[str, Any], found: dict[str, str]) -> dict[str, Any]:
+    """The description with the hashes of its frozen parts, which must agree with those it came with."""
+    for part, pin in (description.get("pins") or {}).items():
+        if found.get(part) != pin:
+            raise weights.CheckpointError(
+                f"this model was trained on {part} with hash {pin[:12]}…, but here it is {str(found.get(part))[:12]}…: "
+                "install the zoo's version that published it"
+            )
+    return {**description, "pins": found}
+
+
+def _limits(description: dict[str, Any]) -> ReadLimits:
+    return ReadLimits(**description["limits"], media=media.Limits())
+
+
+def audio_encoder(name: str) -> tuple[AudioEncoder, str]:
+    """A published (or a run's) sound encoder and the hash of its weights."""
+    config, state = weights.read(weights.find(name))
+    if config.get("method") != "soundtagger":
+        raise weights.CheckpointError(f"{name} is not a sound encoder (method {config.get('method')!r})")
+    net = SoundNet(**config["net"])
+    net.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")})
+    return AudioEncoder(net, config["net"]["dim"]), config["sha256"]
+
+
+def _image_encoder() -> tuple[ImageEncoder, str]:
+    return ImageEncoder(load_efficientnet_lite0(resolve("efficientnet-lite0"))), asset_hash("efficientnet-lite0")
+
+
+def _tiny(description: dict[str, Any], cache: FeatureCache | None) -> SoftTokenBackbone:
+    """Frozen MiniLM, EfficientNet-Lite0 and the sound encoder feed a small Llama trained from scratch."""
+    bert, tokenizer = load_minilm(resolve("minilm"))
+    image, image_hash = _image_encoder()
+    sound, sound_hash = audio_encoder(description["audio"])
+    ends = (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    encoders: dict[str, Encoder] = {
+        "phrase": TextEncoder(bert, *ends, pool="phrase"),
+        "passage": TextEncoder(bert, *ends, pool="passage", window=description["window"]),
+        "image": image,
+        "sound": sound,
+    }
+    lm = small_llama(description, len(tokenizer), tokenizer.sep_token_id)
+    with torch.no_grad():
+        lm.get_input_embeddings().weight.copy_(
+            projected_vocabulary(bert.embeddings.word_embeddings.weight, description["width"])
+        )
+    pins = {"minilm": asset_hash("minilm"), "efficientnet-lite0": image_hash, description["audio"]: sound_hash}
+    return SoftTokenBackbone(
+        lm, tokenizer, encoders, _pinned(description, pins), limits=_limits(description), cache=cache
+    )
+
+
+def small_llama(description: dict[str, Any], vocabulary: int, eos: int) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=description["width"],
+        intermediate_size=description["mlp"],
+        num_hidden_layers=description["layers"],
+        num_attention_heads=description["heads"],
+        num_key_value_heads=description["heads"],
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=eos,
+        pad_token_id=0,
+        attn_implementation="sdpa",
+    )
+    return LlamaForCausalLM(config)
+
+
+def projected_vocabulary(words: torch.Tensor, width: int) -> torch.Tensor:
+    """[v, e] → [v, width]: principal components of a trained word table.
+
+    The small model starts with neighbours that mean something: a word that training never shows is near those it does.
+    """
+    centred = words.float() - words.float().mean(0)
+    _, vectors = torch.linalg.eigh(centred.T @ centred)  # ascending
+    projected = centred @ vectors[:, -width:]
+    return projected * (0.05 / projected.std())
+
+
+def _smollm2(description: dict[str, Any], cache: FeatureCache | None) -> SoftTokenBackbone:
+    """SmolLM2-135M-Instruct reads the words itself; LoRA on its linear layers; soft tokens for the rest."""
+    folder = converted_smollm2()
+    lm = AutoModelForCausalLM.from_pretrained(
+        folder, local_files_only=True, dtype=torch.float32, attn_implementation="sdpa"
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    lm.requires_grad_(False)
+    rank = description["lora_rank"]
+    lora = LoraConfig(
+        r=rank,
+        lora_alpha=description["lora_alpha"],
+        lora_dropout=description["lora_dropout"],
+        target_modules="all-linear",
+    )
+    inject_adapter_in_model(lora, lm)
+    image, image_hash = _image_encoder()
+    sound, sound_hash = audio_encoder(description["audio"])
+    start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    reader = TokenReader(tokenizer, end, [start], [end], plain_ids(tokenizer, "\n"))
+    pins = {
+        "smollm2-135m-q4": asset_hash("smollm2-135m-q4"),
+        "efficientnet-lite0": image_hash,
+        description["audio"]: sound_hash,
+    }
+    encoders: dict[str, Encoder] = {"image": image, "sound": sound}
+    return SoftTokenBackbone(
+        lm, tokenizer, encoders, _pinned(description, pins), reader=reader, limits=_limits(description), cache=cache
+    )
+
+
+def converted_smollm2() -> Path:
+    """The quantised file as ordinary safetensors, converted once under ZOO_HOME (half a minute)."""
+    folder = zoo_home() / "converted" / f"smollm2-135m-q4-{asset_hash('smollm2-135m-q4')[:12]}"
+    if not (folder / "config.json").is_file():
+        source = resolve("smollm2-135m-q4")
+        (gguf,) = source.glob("*.gguf")
+        lm = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf.name)
+        lm.hf_quantizer = None  # the weights are plain floats from here on
+        if hasattr(lm.config, "quantization_config"):
+            del lm.config.quantization_config
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = folder.with_name(folder.name + ".tmp")
+        lm.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        temporary.rename(folder)
+    return folder

@@ -1,0 +1,147 @@
+"""Branches: many short continuations of one encoded prompt, scored in a single pass.
+
+A branch token sees the prompt, the suffix of its own query up to itself, and its own option up to itself; positions
+restart at the prompt's end. What is computed here is layout and attention mask: it holds for any causal LM with a
+key-value cache. The mask is additive and float: a boolean 4-D mask is silently wrong under eager attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache
+
+from zoo.core.backbones.base import Scores
+
+
+@dataclass
+class RowBranches:
+    """One row's branches. Suffix tokens have `option` −1. T tokens; M scored tokens; `counts` [q, o]."""
+
+    query: Tensor  # [T]
+    option: Tensor  # [T]
+    depth: Tensor  # [T], position after the prompt
+    at: Tensor  # [M], the token (0…T−1) whose output predicts …
+    token: Tensor  # [M], … this one …
+    slot: Tensor  # [M, 2], … of this query and option
+    counts: Tensor  # [q, o]
+
+
+def lay_out(suffix_lengths: Sequence[int], options: Sequence[Sequence[Sequence[int]]]) -> tuple[RowBranches, list]:
+    """Lays out one row's queries.
+
+    `suffix_lengths[q]` tokens of suffix, then `options[q][o]`: token ids, terminator last. The terminator is predicted
+    but never an input. Returns the layout and the order of the inputs: ("suffix", q) or ("option", q, o).
+    """
+    query, option, depth, at, token, slot, order = [], [], [], [], [], [], []
+    width = max((len(o) for o in options), default=0)
+    counts = torch.zeros(len(options), width, dtype=torch.long)
+    for q, (length, answers) in enumerate(zip(suffix_lengths, options)):
+        if length < 1:
+            raise ValueError("a query needs a suffix of at least one token")
+        order.append(("suffix", q))
+        query += [q] * length
+        option += [-1] * length
+        depth += range(length)
+        last = len(query) - 1
+        for o, ids in enumerate(answers):
+            counts[q, o] = len(ids)
+            order.append(("option", q, o))
+            first = len(query)
+            inputs = len(ids) - 1
+            query += [q] * inputs
+            option += [o] * inputs
+            depth += range(length, length + inputs)
+            at += [last, *range(first, first + inputs)]
+            token += ids
+            slot += [(q, o)] * len(ids)
+    as_long = torch.as_tensor
+    row = RowBranches(
+        as_long(query, dtype=torch.long),
+        as_long(option, dtype=torch.long),
+        as_long(depth, dtype=torch.long),
+        as_long(at, dtype=torch.long),
+        as_long(token, dtype=torch.long),
+        as_long(slot, dtype=torch.long).reshape(-1, 2),
+        counts,
+    )
+    return row, order
+
+
+@dataclass
+class Branches:
+    """A batch of rows' branches, padded to T tokens, Q queries and O options."""
+
+    query: Tensor  # [b, T], −1 on padding
+    option: Tensor  # [b, T]
+    depth: Tensor  # [b, T]
+    row: Tensor  # [M]
+    at: Tensor  # [M]
+    token: Tensor  # [M]
+    slot: Tensor  # [M, 2]
+    counts: Tensor  # [b, Q, O]
+
+    def to(self, device: torch.device | str, **kw: bool) -> Branches:
+        return Branches(**{f.name: getattr(self, f.name).to(device, **kw) for f in fields(self)})
+
+
+def collate(rows: Sequence[RowBranches]) -> Branches:
+    def pad(name: str, value: int) -> Tensor:
+        return pad_sequence([getattr(r, name) for r in rows], batch_first=True, padding_value=value)
+
+    size = [max((r.counts.shape[d] for r in rows), default=0) for d in (0, 1)]
+    counts = torch.zeros(len(rows), *size, dtype=torch.long)
+    for i, r in enumerate(rows):
+        counts[i, : r.counts.shape[0], : r.counts.shape[1]] = r.counts
+    row = torch.cat([torch.full((len(r.at),), i) for i, r in enumerate(rows)])
+    cat = {name: torch.cat([getattr(r, name) for r in rows]) for name in ("at", "token", "slot")}
+    return Branches(pad("query", -1), pad("option", -1), pad("depth", 0), row, counts=counts, **cat)
+
+
+def attention_mask(branches: Branches, prompt_lengths: Tensor, prompt_width: int, dtype: torch.dtype) -> Tensor:
+    """The additive mask [b, 1, T, P + T]: 0 where a branch token may look, the dtype's minimum elsewhere."""
+    device = prompt_lengths.device
+    b, t = branches.query.shape
+    prompt = torch.arange(prompt_width, device=device)[None, None] < prompt_lengths[:, None, None]  # [b, 1, P]
+    q, o, d = branches.query, branches.option, branches.depth
+    own = (q[:, :, None] == q[:, None, :]) & ((o[:, None, :] == -1) | (o[:, :, None] == o[:, None, :]))  # [b, T, T]
+    own = own & (d[:, None, :] <= d[:, :, None])
+    mask = torch.cat([prompt.expand(b, t, prompt_width), own], dim=-1)  # [b, T, P + T]
+    return torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(~mask, torch.finfo(dtype).min).unsqueeze(1)
+
+
+def gather_scores(branches: Branches, hidden: Tensor, head: torch.nn.Module, chunk: int = 2048) -> Scores:
+    """Sums the log-probabilities of each option's tokens: `hidden` [b, T, d] → [b, Q, O].
+
+    Only the outputs that predict something go through the (wide) output layer, and one that predicts several options'
+    first tokens goes once.
+    """
+    b, t, _ = hidden.shape
+    flat = branches.row * t + branches.at  # [M]
+    places, inverse = flat.unique(return_inverse=True)  # [U], [M]
+    states = hidden.reshape(b * t, -1)[places]  # [U, d]
+    picked = []
+    bounds = torch.arange(0, len(places), chunk).tolist()
+    for first in bounds:
+        logits = head(states[first : first + chunk]).float()  # [u, vocabulary]
+        mine = ((inverse >= first) & (inverse < first + chunk)).nonzero().squeeze(-1)  # [m]
+        local = inverse[mine] - first
+        picked.append((mine, logits[local, branches.token[mine]] - logits.logsumexp(-1)[local]))
+    size = branches.counts.shape
+    none, some = branches.counts == 0, (branches.counts > 0).any(-1, keepdim=True)
+    logp = torch.zeros(size, dtype=torch.float32, device=hidden.device)
+    if picked:
+        mine = torch.cat([m for m, _ in picked])
+        values = torch.cat([v for _, v in picked])
+        index = (branches.row[mine] * size[1] + branches.slot[mine, 0]) * size[2] + branches.slot[mine, 1]
+        logp = logp.flatten().index_add(0, index, values).view(size)
+    return Scores(logp.masked_fill(none & some, -torch.inf), branches.counts)
+
+
+def fork(cache: DynamicCache) -> DynamicCache:
+    """A cache over the same tensors: what is appended to it leaves the original as it was."""
+    return DynamicCache([(layer.keys, layer.values) for layer in cache.layers])

@@ -1,0 +1,101 @@
+"""How a soft-token backbone reads words: through MiniLM, or with the language model's own tokens.
+
+Either way, text is tokenised apart with special tokens split: whoever types a delimiter gets plain characters. The
+delimiters of the template are token ids that no text can produce.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from zoo.core.backbones.tokens import IDS, Source
+from zoo.core.prompts import Turn
+
+
+def plain_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of `text` as characters: no special token is added, and none is recognised."""
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+
+
+class Reader(Protocol):
+    """`phrase` gives the source of trusted or policy text (None where nothing is to be read), `content` of anybody's."""
+
+    def phrase(self, text: str) -> Source | None: ...
+    def suffix(self, pieces: Sequence[str]) -> list[Source]: ...
+    def content(self, ids: Sequence[int]) -> Source | None: ...
+    def turn(self, turn: Turn) -> Source: ...
+    def answer(self, text: str) -> list[int]: ...
+
+
+class TokenReader:
+    """The language model's own tokens. `turns` maps (role, start) to delimiter ids."""
+
+    def __init__(
+        self, tokenizer: Any, terminator: int, start: Sequence[int], end: Sequence[int], newline: Sequence[int]
+    ):
+        self.tokenizer, self.terminator = tokenizer, terminator
+        self._start, self._end, self._newline = list(start), list(end), list(newline)
+
+    def _ids(self, ids: Sequence[int]) -> Source | None:
+        return Source(IDS, torch.tensor(ids, dtype=torch.long), len(ids)) if len(ids) else None
+
+    def phrase(self, text: str) -> Source | None:
+        return self._ids(plain_ids(self.tokenizer, text))
+
+    def suffix(self, pieces: Sequence[str]) -> list[Source]:
+        source = self._ids(plain_ids(self.tokenizer, "".join(pieces)))
+        return [source] if source else []
+
+    def content(self, ids: Sequence[int]) -> Source | None:
+        return self._ids(ids)
+
+    def turn(self, turn: Turn) -> Source:
+        if turn.start:
+            ids = [*self._start, *plain_ids(self.tokenizer, turn.role), *self._newline]
+        else:
+            ids = [*self._end, *self._newline]
+        source = self._ids(ids)
+        assert source is not None
+        return source
+
+    def answer(self, text: str) -> list[int]:
+        """Token ids of an option, terminator last. A leading space: options follow a colon."""
+        return [*plain_ids(self.tokenizer, " " + text), self.terminator]
+
+
+class EncodedReader:
+    """MiniLM's states. A phrase is one token, a content text a passage; options are MiniLM's word pieces."""
+
+    def __init__(self, tokenizer: Any, make: Any, terminator: int):
+        self.tokenizer, self.terminator = tokenizer, terminator
+        self._make = make  # (kind, raw ids) -> Source, through the feature cache
+        self._seen: dict[str, Tensor] = {}
+
+    def _raw(self, text: str) -> Tensor:
+        if text not in self._seen:
+            if len(self._seen) > 4096:
+                self._seen.clear()
+            self._seen[text] = torch.tensor(plain_ids(self.tokenizer, text), dtype=torch.long)
+        return self._seen[text]
+
+    def phrase(self, text: str) -> Source | None:
+        words = text.strip(" \n\t-:,?")
+        return self._make("phrase", self._raw(words)) if words else None
+
+    def suffix(self, pieces: Sequence[str]) -> list[Source]:
+        return [s for s in map(self.phrase, pieces) if s is not None]
+
+    def content(self, ids: Sequence[int]) -> Source | None:
+        return self._make("passage", torch.tensor(ids, dtype=torch.long)) if len(ids) else None
+
+    def turn(self, turn: Turn) -> Source:
+        source = self.phrase(f"{'begin' if turn.start else 'end'} {turn.role}")
+        assert source is not None
+        return source
+
+    def answer(self, text: str) -> list[int]:
+        return [*plain_ids(self.tokenizer, text), self.terminator]

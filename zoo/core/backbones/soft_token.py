@@ -1,0 +1,472 @@
+"""The soft-token backbone: encoders → projectors → a causal language model.
+
+`tiny` reads words through MiniLM; `smollm2` reads them itself. Pictures, sound and video enter both as soft tokens that
+carry their time; a video's sound and frames are interleaved by time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import DynamicCache, PreTrainedModel
+
+from datamodules import media
+from datamodules.schema import MediaError, Part, Policy, Sample
+from zoo.core.backbones import branches as br
+from zoo.core.backbones.base import Backbone, Scores
+from zoo.core.backbones.readers import EncodedReader, Reader, plain_ids
+from zoo.core.backbones.tokens import IDS, Row, Source, Tokens, collate_tokens
+from zoo.core.cache import FeatureCache, feature_key
+from zoo.core.encoders.base import Encoder
+from zoo.core.prompts import Media, Text, Turn, render
+from zoo.core.query import Query
+
+TYPES = ("template", "policy", "content", "query", "image", "frame", "sound", "track", "turn")
+TYPE = {name: i for i, name in enumerate(TYPES)}
+Augment = Callable[[str, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ReadLimits:
+    """What one sample may hold. `text_tokens` counts the conversation's tokens; a longer one is cut and says so."""
+
+    text_tokens: int = 768
+    fps: float = 2.0
+    frames: int = 8
+    media: media.Limits = media.Limits()
+
+
+@dataclass
+class Prepared:
+    id: str
+    prompt: Row
+    suffix: Row
+    branches: br.RowBranches
+    truncated: bool
+
+
+@dataclass
+class Batch:
+    ids: list[str]
+    prompt: Tokens
+    suffix: Tokens
+    branches: br.Branches
+    truncated: list[bool]
+
+    @property
+    def size(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str, **kw: bool) -> Batch:
+        moved = (x.to(device, **kw) for x in (self.prompt, self.suffix, self.branches))
+        return Batch(self.ids, *moved, self.truncated)
+
+
+@dataclass
+class State:
+    """Keys and values of the prompts, their lengths [b] and padded width."""
+
+    cache: DynamicCache
+    lengths: Tensor
+    width: int
+    batch: Batch
+
+
+def cap_lengths(lengths: Sequence[int], limit: int) -> list[int]:
+    """The longest texts are cut first: min(length, c) with the largest c whose sum keeps to `limit`.
+
+    Short texts stay whole, so padding one message cannot push another out.
+    """
+    if sum(lengths) <= limit:
+        return list(lengths)
+    left, caps = limit, list(lengths)
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    for n, i in enumerate(order):
+        caps[i] = min(lengths[i], left // (len(order) - n))
+        left -= caps[i]
+    return caps
+
+
+def cut_middle(ids: Sequence[int], cap: int) -> list[int]:
+    """The first and the last half of `cap` ids."""
+    if len(ids) <= cap:
+        return list(ids)
+    return [*ids[: cap - cap // 2], *(ids[len(ids) - cap // 2 :] if cap // 2 else [])]
+
+
+class TimeEmbedding(nn.Module):
+    """Seconds [...] → [..., d]: sines and cosines with periods from 0.25 s to 256 s, through a linear map."""
+
+    def __init__(self, dim: int, waves: int = 16):
+        super().__init__()
+        self.register_buffer("rates", 2 * math.pi / torch.logspace(-2, 8, waves, base=2.0), persistent=False)
+        self.out = nn.Linear(2 * waves, dim, bias=False)
+
+    def forward(self, seconds: Tensor) -> Tensor:
+        angles = seconds.unsqueeze(-1) * self.rates
+        return self.out(torch.cat([angles.sin(), angles.cos()], dim=-1))
+
+
+class SoftTokenBackbone(Backbone):
+    """`encoders` by kind: image and sound always; phrase and passage where words are read through an encoder."""
+
+    def __init__(
+        self,
+        lm: PreTrainedModel,
+        tokenizer: Any,
+        encoders: dict[str, Encoder],
+        description: dict[str, Any],
+        reader: Reader | None = None,
+        limits: ReadLimits | None = None,
+        cache: FeatureCache | None = None,
+    ):
+        super().__init__()
+        self.lm = lm
+        self.tokenizer = tokenizer
+        self.encoders = nn.ModuleDict({k: e.freeze() for k, e in encoders.items()})
+        self.limits = limits or ReadLimits()
+        self.cache = cache
+        self.description = description
+        self.reader = reader or EncodedReader(tokenizer, self._source, tokenizer.sep_token_id)
+        self.kinds = (IDS, *sorted(encoders))
+        dim = lm.get_input_embeddings().weight.shape[1]
+        self.projectors = nn.ModuleDict(
+            {
+                k: nn.Sequential(nn.LayerNorm(e.dim, elementwise_affine=False), nn.Linear(e.dim, dim))
+                for k, e in encoders.items()
+            }
+        )
+        self.types = nn.Embedding(len(TYPES), dim)
+        self.grid = nn.Embedding(self.encoders["image"].grid ** 2, dim)
+        self.time = TimeEmbedding(dim)
+        nn.init.normal_(self.types.weight, std=0.5)
+        nn.init.normal_(self.grid.weight, std=0.5)
+        self._memo: dict[str, Tensor] = {}  # phrases met while not cached on disk
+
+    def describe(self) -> dict[str, Any]:
+        return self.description
+
+    # ------------------------------------------------------------------------------------------- reading (worker)
+
+    def _source(self, kind: str, raw: Tensor, content: str | None = None, time: float = 0.0) -> Source:
+        """The cached features of a raw input, or the raw input; `content` is its hash, where the raw input is not its own."""
+        encoder = self.encoders[kind]
+        key = feature_key(content or str(raw.tolist()), encoder.setting, encoder.fingerprint())
+        features = self.cache.get(key) if self.cache else self._memo.get(key)
+        if features is not None:
+            return Source(kind, features, len(features), True, time, key)
+        return Source(kind, raw, encoder.num_tokens(raw), False, time, key)
+
+    def _media_key(self, content: str, kind: str, what: str = "") -> str:
+        encoder = self.encoders[kind]
+        return feature_key(content + what, encoder.setting, encoder.fingerprint())
+
+    def _cached(self, kind: str, key: str, time: float = 0.0) -> Source | None:
+        features = self.cache.get(key) if self.cache else None
+        return None if features is None else Source(kind, features, len(features), True, time, key)
+
+    def _raw(self, kind: str, raw: Tensor, key: str, time: float, augment: Augment | None) -> Source:
+        if augment is not None:
+            raw, key = augment(kind, raw), None
+        return Source(kind, raw, self.encoders[kind].num_tokens(raw), False, time, key)
+
+    def _read_image(self, part: Part, augment: Augment | None) -> list[tuple[Source, str]]:
+        key = self._media_key(media.content_hash(part.path), "image")
+        source = None if augment else self._cached("image", key)
+        if source is None:
+            raw = self.encoders["image"].load(media.read_image(part.path, self.limits.media))
+            source = self._raw("image", raw, key, 0.0, augment)
+        return [(source, "image")]
+
+    def _read_audio(self, part: Part, augment: Augment | None) -> list[tuple[Source, str]]:
+        key = self._media_key(media.content_hash(part.path), "sound")
+        source = None if augment else self._cached("sound", key)
+        if source is None:
+            raw = self.encoders["sound"].load(media.read_audio(part.path, limits=self.limits.media))
+            source = self._raw("sound", raw, key, 0.0, augment)
+        return [(source, "sound")]
+
+    def _read_video(self, part: Part, augment: Augment | None) -> list[tuple[Source, str]]:
+        """Frames, then the track. The index entry [1 + frames, 1] tells where they stand without opening the file."""
+        content = media.content_hash(part.path)
+        setting = f"/{self.limits.fps}/{self.limits.frames}"
+        index_key = self._media_key(content, "image", f"index{setting}")
+        index = self.cache.get(index_key) if self.cache and not augment else None
+        out: list[tuple[Source | None, str]] = []
+        if index is not None:
+            start, *times = index.flatten().tolist()
+            for n, t in enumerate(times):
+                out.append((self._cached("image", self._media_key(content, "image", f"{n}{setting}"), t), "frame"))
+            if not math.isnan(start):
+                out.append((self._cached("sound", self._media_key(content, "sound", "track"), start), "track"))
+        if index is None or any(s is None for s, _ in out):
+            clip = media.read_video(
+                part.path, fps=self.limits.fps, max_frames=self.limits.frames, limits=self.limits.media
+            )
+            out = []
+            for n, (frame, t) in enumerate(zip(clip.frames, clip.times)):
+                raw = self.encoders["image"].load(frame)
+                key = self._media_key(content, "image", f"{n}{setting}")
+                out.append((self._raw("image", raw, key, t, augment), "frame"))
+            if clip.sound is not None:
+                raw = self.encoders["sound"].load(clip.sound)
+                key = self._media_key(content, "sound", "track")
+                out.append((self._raw("sound", raw, key, clip.sound_start, augment), "track"))
+            if self.cache and not augment:
+                start = clip.sound_start if clip.sound is not None else math.nan
+                self.cache.put(index_key, torch.tensor([[start], *([t] for t in clip.times)], dtype=torch.float32))
+        wanted = {"frame": part.frames, "track": part.sound}
+        return [(s, t) for s, t in out if wanted[t]]
+
+    def _read_media(self, part: Part, augment: Augment | None = None) -> list[tuple[Source, str]]:
+        """Sources with their types; several are to be interleaved by time. Raises `MediaError`."""
+        return {"image": self._read_image, "audio": self._read_audio, "video": self._read_video}[part.type](
+            part, augment
+        )
+
+    def _add_media(self, row: Row, part: Part, augment: Augment | None) -> None:
+        timed: list[tuple[float, int, int, int]] = []
+        for source, type in self._read_media(part, augment):
+            at = len(row.sources)
+            row.sources.append(source)
+            if type == "frame" or source.kind == "image":
+                times = [source.time] * source.tokens
+            else:
+                times = (self.encoders["sound"].token_times(source.tokens) + source.time).tolist()
+            timed += [(t, at, i, TYPE[type]) for i, t in enumerate(times)]
+        row.layout += [(at, i, type) for _, at, i, type in sorted(timed)]
+
+    def prepare(
+        self, sample: Sample, policy: Policy, queries: Sequence[Query] = (), augment: Augment | None = None
+    ) -> Prepared:
+        row = Row()
+        pieces = render(sample, policy)
+        texts = [plain_ids(self.tokenizer, p.text) for p in pieces if isinstance(p, Text) and p.role == "content"]
+        caps = cap_lengths([len(t) for t in texts], self.limits.text_tokens)
+        truncated = any(len(t) > c for t, c in zip(texts, caps))
+        contents = iter([cut_middle(t, c) for t, c in zip(texts, caps)])
+        for piece in pieces:
+            if isinstance(piece, Turn):
+                row.add(self.reader.turn(piece), TYPE["turn"])
+            elif isinstance(piece, Media):
+                self._add_media(row, piece.part, augment)
+            else:
+                source = (
+                    self.reader.content(next(contents)) if piece.role == "content" else self.reader.phrase(piece.text)
+                )
+                if source is not None:
+                    row.add(source, TYPE[piece.role])
+        return Prepared(sample.id, row, *self._prepare_queries(queries), truncated)
+
+    def _prepare_queries(self, queries: Sequence[Query]) -> tuple[Row, br.RowBranches]:
+        suffixes = [self.reader.suffix(q.suffix) for q in queries]
+        options = [[self.reader.answer(o) for o in q.options] for q in queries]
+        layout, order = br.lay_out([sum(s.tokens for s in sources) for sources in suffixes], options)
+        row = Row()
+        for what, q, *rest in order:
+            if what == "suffix":
+                for source in suffixes[q]:
+                    row.add(source, TYPE["query"])
+            elif len(ids := options[q][rest[0]][:-1]):
+                row.add(Source(IDS, torch.tensor(ids), len(ids)), TYPE["query"])
+        return row, layout
+
+    def collate(self, rows: Sequence[Prepared]) -> Batch:
+        return Batch(
+            [r.id for r in rows],
+            collate_tokens([r.prompt for r in rows], self.kinds),
+            collate_tokens([r.suffix for r in rows], self.kinds),
+            br.collate([r.branches for r in rows]),
+            [r.truncated for r in rows],
+        )
+
+    # ------------------------------------------------------------------------------------------- encoding
+
+    def _encode_raw(self, kind: str, sources: list[Source]) -> None:
+        """Replaces raw inputs by features, each content once. Always float32: cached and fresh features are the same."""
+        raw = [s for s in sources if not s.ready]
+        if not raw:
+            return
+        keys = [s.key or f"#{i}" for i, s in enumerate(raw)]
+        first = {k: s.value for k, s in reversed(list(zip(keys, raw)))}
+        with torch.autocast(next(self.types.parameters()).device.type, enabled=False):
+            values = dict(zip(first, self.encoders[kind].encode(list(first.values()))))
+        for key, source in zip(keys, raw):
+            source.value, source.ready = values[key], True
+            if kind == "phrase" and source.key and len(self._memo) < 8192:
+                self._memo[key] = values[key]
+
+    def embed(self, tokens: Tokens) -> Tensor:
+        """[b, L, d]; zeros on padding. Differentiable down to the projectors and the embedding table."""
+        device = self.types.weight.device
+        pad = self.types.weight.new_zeros(1, self.types.weight.shape[1])
+        table, offsets, used = [pad], [0] * len(tokens.kinds), 1
+        for number, kind in enumerate(tokens.kinds):
+            sources = tokens.sources[kind]
+            offsets[number] = used
+            if not sources:
+                continue
+            if kind == IDS:
+                rows = self.lm.get_input_embeddings()(torch.cat([s.value for s in sources]).to(device))  # [n, d]
+            else:
+                self._encode_raw(kind, sources)
+                features = torch.cat([s.value.to(device) for s in sources])  # [n, e + 1]
+                shift = torch.cat([torch.full((s.tokens,), s.time) for s in sources]).to(device)  # [n]
+                rows = self.projectors[kind](features[:, :-1])
+                if kind in ("image", "sound"):
+                    rows = rows + self.time(features[:, -1] + shift)
+            table.append(rows.to(pad.dtype))
+            used += len(rows)
+        real = tokens.kind >= 0
+        offset = torch.tensor(offsets, device=device)[tokens.kind.clamp_min(0)]
+        out = torch.cat(table)[torch.where(real, offset + tokens.place, 0)]  # [b, L, d]
+        soft = real & (tokens.kind != tokens.kinds.index(IDS))
+        out = out + self.types(tokens.type) * soft.unsqueeze(-1)
+        image = tokens.kind == tokens.kinds.index("image")
+        return out + self.grid(tokens.within.clamp_max(self.grid.num_embeddings - 1)) * image.unsqueeze(-1)
+
+    def input_embeddings(self, batch: Batch) -> Tensor:
+        return self.embed(batch.prompt)
+
+    def encode(self, batch: Batch, embeddings: Tensor | None = None) -> State:
+        """`embeddings` [b, p, d] replaces the prompts' own (for gradients with respect to the input)."""
+        x = self.embed(batch.prompt) if embeddings is None else embeddings
+        lengths = batch.prompt.lengths.to(x.device)
+        mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]  # [b, p]
+        cache = DynamicCache()
+        self.lm.get_decoder()(inputs_embeds=x, attention_mask=mask.long(), past_key_values=cache, use_cache=True)
+        return State(cache, lengths, x.shape[1], batch)
+
+    def score(self, state: State, queries: Sequence[Sequence[Query]] | None = None) -> Scores:
+        device = state.lengths.device
+        if queries is None:
+            suffix, branches = state.batch.suffix, state.batch.branches
+        else:
+            rows = [self._prepare_queries(q) for q in queries]
+            suffix = collate_tokens([r for r, _ in rows], self.kinds).to(device)
+            branches = br.collate([b for _, b in rows]).to(device)
+        x = self.embed(suffix)  # [b, T, d]
+        hidden = self._continue(state, x, branches)
+        return br.gather_scores(branches, hidden, self.lm.get_output_embeddings())
+
+    def _continue(self, state: State, x: Tensor, branches: br.Branches) -> Tensor:
+        mask = br.attention_mask(branches, state.lengths, state.width, self._mask_dtype(x))
+        positions = state.lengths[:, None] + branches.depth  # [b, T]
+        out = self.lm.get_decoder()(
+            inputs_embeds=x,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=br.fork(state.cache),
+            use_cache=True,
+        )
+        return out.last_hidden_state
+
+    @staticmethod
+    def _mask_dtype(x: Tensor) -> torch.dtype:
+        """The dtype that queries will have in attention: under autocast not the embeddings' own."""
+        kind = x.device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+    @torch.no_grad()
+    def generate(self, state: State, suffixes: Sequence[Query], max_new_tokens: int = 64) -> list[str]:
+        device = state.lengths.device
+        rows = []
+        for query in suffixes:
+            row = Row()
+            for source in self.reader.suffix(query.suffix):
+                row.add(source, TYPE["query"])
+            rows.append(row)
+        tokens = collate_tokens(rows, self.kinds).to(device)
+        x = self.embed(tokens)  # [b, s, d]
+        b, s, _ = x.shape
+        cache = br.fork(state.cache)
+        seen = torch.cat(
+            [
+                torch.arange(state.width, device=device) < state.lengths[:, None],
+                torch.arange(s, device=device) < tokens.lengths[:, None],
+            ],
+            dim=1,
+        )  # [b, p + s]
+        causal = torch.ones(s, s, dtype=torch.bool, device=device).tril()
+        look = seen[:, None, :].repeat(1, s, 1)
+        look[:, :, state.width :] &= causal
+        positions = state.lengths[:, None] + torch.arange(s, device=device)
+        last = tokens.lengths - 1
+        done = torch.zeros(b, dtype=torch.bool, device=device)
+        out: list[list[int]] = [[] for _ in range(b)]
+        for step in range(max_new_tokens):
+            floor = torch.finfo(self._mask_dtype(x)).min
+            mask = (
+                torch.zeros(look.shape, dtype=self._mask_dtype(x), device=device).masked_fill(~look, floor).unsqueeze(1)
+            )
+            hidden = self.lm.get_decoder()(
+                inputs_embeds=x, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            ).last_hidden_state
+            states = hidden[torch.arange(b, device=device), last]
+            chosen = self.lm.get_output_embeddings()(states).argmax(-1)  # [b]
+            done |= chosen == self.reader.terminator
+            if done.all():
+                break
+            for i, token in enumerate(chosen.tolist()):
+                if not done[i]:
+                    out[i].append(token)
+            seen = torch.cat([seen, torch.ones(b, 1, dtype=torch.bool, device=device)], dim=1)
+            look = seen[:, None, :]
+            x = self.lm.get_input_embeddings()(chosen).unsqueeze(1)
+            positions = (state.lengths + tokens.lengths + step)[:, None]
+            last = torch.zeros(b, dtype=torch.long, device=device)
+        return [self._decode(ids) for ids in out]
+
+    def _decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=True).strip()
+
+    # ------------------------------------------------------------------------------------------- filling the cache
+
+    def warm(self, samples: Sequence[Sample], phrases: Sequence[str] = ()) -> list[tuple[Sample, str]]:
+        bad: list[tuple[Sample, str]] = []
+        if self.cache is None:
+            return bad
+        queue: dict[str, dict[str, Source]] = {k: {} for k in self.encoders}
+
+        def offer(source: Source | None) -> None:
+            if source is not None and not source.ready and source.key:
+                queue[source.kind][source.key] = source
+                if len(queue[source.kind]) >= (1024 if source.kind in ("phrase", "passage") else 64):
+                    drain(source.kind)
+
+        def drain(kind: str) -> None:
+            waiting, queue[kind] = list(queue[kind].values()), {}
+            self._encode_raw(kind, waiting)
+            for source in waiting:
+                self.cache.put(source.key, source.value)
+
+        for text in dict.fromkeys(phrases):
+            offer(self.reader.phrase(text))
+        done: dict[str, str | None] = {}
+        for sample in tqdm(samples, desc="features", unit="sample", disable=len(samples) < 64, leave=False):
+            reason = None
+            for part in sample.media:
+                if part.path not in done:
+                    try:
+                        for source, _ in self._read_media(part):
+                            offer(source)
+                        done[part.path] = None
+                    except MediaError as e:
+                        done[part.path] = str(e)
+                reason = reason or done[part.path]
+            if reason:
+                bad.append((sample, reason))
+                continue
+            texts = [plain_ids(self.tokenizer, p.text or "") for p in sample.parts if p.type == "text"]
+            for ids, cap in zip(texts, cap_lengths([len(t) for t in texts], self.limits.text_tokens)):
+                offer(self.reader.content(cut_middle(ids, cap)))
+        for kind in queue:
+            drain(kind)
+        self.cache.flush()
+        return bad

@@ -1,0 +1,67 @@
+"""Cards: what a model folder's README says. Every figure comes from the metrics of its run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from datamodules.base import GuardDataModule
+from zoo.core.tables import fmt, markdown_table
+
+
+def _data_lines(data: GuardDataModule) -> str:
+    train = data.samples("train")
+    sources = Counter(s.source for s in train)
+    licences = {s.source: s.meta.get("licence", "Apache-2.0 (rendered here)") for s in train}
+    rows = [[name, n, licences[name]] for name, n in sorted(sources.items())]
+    return markdown_table(["source", "training samples", "licence"], rows)
+
+
+def guard_card(config: dict[str, Any], metrics: dict[str, Any], data: GuardDataModule) -> str:
+    """The card of a guard."""
+    rows = [
+        [name, e["n"], fmt(e["f1"], e.get("f1_ci95")), fmt(e["auprc"], e.get("auprc_ci95")), fmt(e["fpr"])]
+        for name, e in [("overall", metrics["overall"]), *metrics["by_modality"].items()]
+    ]
+    return f"""# {config["recipe"]}
+
+A guard for text, pictures, sound and video under a policy given at run time (method `{config["method"]}`, backbone
+`{config["backbone"]["name"]}`). Trained by `python -m zoo.fit recipe={config["recipe"]}` with `data={config["data"]["source"]}`, seed
+{config["seed"]}; threshold {metrics["threshold"]:.3f} and temperature {metrics["temperature"]:.3f} fitted on validation.
+
+## Test split
+
+{markdown_table(["slice", "n", "F1 (95 %)", "AUPRC (95 %)", "FPR"], rows)}
+
+Expected calibration error {fmt(metrics["ece"])}. Data hash `{metrics["data_hash"][:16]}`.
+
+## Training data
+
+{_data_lines(data)}
+
+## Limits
+
+It knows what its training data shows: rendered scenes and short English texts. It is no judge of real photographs,
+recordings or other languages until it has been trained on them, and a policy far from its training entries is answered
+by the likeness of words. Text over {config["backbone"]["limits"]["text_tokens"]} tokens is cut in the middle, and the verdict says so.
+"""
+
+
+def tagger_card(config: dict[str, Any], metrics: dict[str, Any], data: GuardDataModule) -> str:
+    """The card of a sound encoder."""
+    credits = sorted({s.meta["attribution"] for s in data.samples("train") if "attribution" in s.meta})
+    thanks = "\n".join(f"- {c}" for c in credits)
+    return f"""# {config["recipe"].replace("_", "-")}
+
+A sound encoder: log-mel frames (16 kHz, 64 bands, 10 ms) through a small convolution, one token of
+{config["net"]["dim"]} numbers for each 320 ms. Trained by naming what is heard ({metrics["labels"]} labels), seed {config["seed"]}.
+
+On its test split: macro AUPRC {metrics["test"]["test/auprc"]:.3f}, macro F1 {metrics["test"]["test/f1"]:.3f} over
+{metrics["test"]["test/labels"]:.0f} labels that have both classes there.
+
+## Training data
+
+{_data_lines(data)}
+
+{"Attributions:" + chr(10) + chr(10) + thanks if thanks else ""}
+"""

@@ -1,0 +1,1 @@
+"""Frozen encoders that turn words, pictures and sound into soft tokens."""

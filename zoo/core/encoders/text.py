@@ -1,0 +1,92 @@
+"""MiniLM as a reader: a phrase becomes one soft token, a passage one for each window of word pieces.
+
+A phrase (a policy entry, a template's words) is the mean of its token states, which is what the model was trained to
+make meaningful (Sentence-Transformers all-MiniLM-L6-v2). A passage keeps the order of its windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
+
+from zoo.core.encoders.base import Encoder, with_times
+
+CHUNK = 254  # word pieces in one forward pass: 256 with [CLS] and [SEP], the length the model was trained for
+
+
+def load_minilm(folder: Path) -> tuple[BertModel, object]:
+    """The encoder and its tokenizer from a verified folder."""
+    model = AutoModel.from_pretrained(folder, local_files_only=True, add_pooling_layer=False)
+    return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def random_bert(vocab_size: int = 30522, width: int = 32, layers: int = 1) -> BertModel:
+    """A small random encoder of the same class, for tests."""
+    config = BertConfig(
+        vocab_size=vocab_size,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=width * 2,
+    )
+    return BertModel(config, add_pooling_layer=False)
+
+
+class TextEncoder(Encoder):
+    """`pool="phrase"` → 1 token; `pool="passage"` → for each chunk its mean, then the mean of each `window` states.
+
+    Raw input: word-piece ids [n] without special tokens.
+    """
+
+    def __init__(self, bert: BertModel, cls_id: int, sep_id: int, pool: str, window: int = 4):
+        super().__init__()
+        if pool not in ("phrase", "passage"):
+            raise ValueError(f"pool must be phrase or passage, got {pool!r}")
+        self.bert = bert
+        self.pool, self.window = pool, window
+        self.cls_id, self.sep_id = cls_id, sep_id
+        self.dim = bert.config.hidden_size
+        self.setting = f"text/{pool}/{window}/{CHUNK}"
+
+    def num_tokens(self, raw: Tensor) -> int:
+        if self.pool == "phrase":
+            return 1
+        return sum(1 + -(-n // self.window) for n in self._chunks(len(raw)))
+
+    @staticmethod
+    def _chunks(n: int) -> list[int]:
+        return [min(CHUNK, n - i) for i in range(0, max(n, 1), CHUNK)]
+
+    @torch.no_grad()
+    def encode(self, raws: Sequence[Tensor]) -> list[Tensor]:
+        device = next(self.bert.parameters()).device
+        chunks, owner = [], []
+        for i, raw in enumerate(raws):
+            limit = CHUNK if self.pool == "phrase" else len(raw)
+            for part in raw[:limit].split(CHUNK) if len(raw) else [raw]:
+                ids = [self.cls_id, *part.tolist(), self.sep_id]
+                chunks.append(torch.tensor(ids))
+                owner.append(i)
+        out: list[list[Tensor]] = [[] for _ in raws]
+        order = sorted(range(len(chunks)), key=lambda i: len(chunks[i]))
+        states: list[Tensor | None] = [None] * len(chunks)
+        for start in range(0, len(order), 64):  # neighbours in length share a batch: little padding
+            picked = order[start : start + 64]
+            ids = torch.nn.utils.rnn.pad_sequence([chunks[i] for i in picked], batch_first=True).to(device)  # [b, t]
+            lengths = torch.tensor([len(chunks[i]) for i in picked], device=device)
+            mask = (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()  # [b, t]
+            hidden = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state  # [b, t, d]
+            for row, i in enumerate(picked):
+                states[i] = hidden[row, : len(chunks[i])].float()
+        for i, state in zip(owner, states):
+            mean = state.mean(0, keepdim=True)  # [1, d]
+            if self.pool == "phrase":
+                out[i].append(mean)
+                continue
+            words = state[1:-1]  # [n, d]
+            out[i] += [mean, *(w.mean(0, keepdim=True) for w in words.split(self.window) if len(w))]
+        return [with_times(torch.cat(o), torch.zeros(sum(len(x) for x in o))) for o in out]

@@ -1,0 +1,151 @@
+"""A guard: a backbone and the queries it answers. Plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.schema import DataError, Policy, Sample
+from datamodules.taxonomy import DEFAULT_POLICY
+from zoo.core.backbones.base import Backbone, Scores
+from zoo.core.query import critique_query, policy_queries
+from zoo.core.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Fitted on validation data, never on test data. Temperatures divide log-odds; thresholds are probabilities."""
+
+    temperature: float = 1.0
+    threshold: float = 0.5
+    category_temperature: float = 1.0
+    category_threshold: float = 0.5
+
+
+@dataclass
+class Judged:
+    """A batch's calibrated probabilities: `score` [b] P(unsafe), `categories` [b, k] P(yes), padded with zeros."""
+
+    score: Tensor
+    categories: Tensor
+
+
+class Guard(nn.Module):
+    """`policy` answers where neither the call nor the sample brings one."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        policy: Policy = DEFAULT_POLICY,
+        calibration: Calibration | None = None,
+        name: str = "guard",
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.policy = policy
+        self.calibration = calibration or Calibration()
+        self.name = name
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def policy_for(self, sample: Sample, policy: Policy | None = None) -> Policy:
+        return policy or sample.policy or self.policy
+
+    def judge(self, scores: Scores, entries: Sequence[int]) -> Judged:
+        """Probabilities from scored `policy_queries`; `entries[i]` is the size of row i's policy."""
+        c = self.calibration
+        verdict = torch.sigmoid(scores.log_odds(0) / c.temperature)  # [b]
+        categories = torch.sigmoid(scores.log_odds(slice(1, None)) / c.category_temperature)  # [b, k]
+        real = (
+            torch.arange(categories.shape[1], device=categories.device)
+            < torch.tensor(entries, device=categories.device)[:, None]
+        )
+        return Judged(verdict, categories * real)
+
+    def verdicts(
+        self, judged: Judged, ids: Sequence[str], policies: Sequence[Policy], truncated: Sequence[bool]
+    ) -> list[Verdict]:
+        out = []
+        scores, categories = judged.score.tolist(), judged.categories.tolist()
+        for i, (id, policy) in enumerate(zip(ids, policies)):
+            out.append(
+                Verdict(
+                    id=id,
+                    model=self.name,
+                    flagged=scores[i] >= self.calibration.threshold,
+                    score=scores[i],
+                    threshold=self.calibration.threshold,
+                    categories=dict(zip(policy.ids, categories[i])),
+                    truncated=truncated[i],
+                )
+            )
+        return out
+
+    @torch.no_grad()
+    def moderate(
+        self,
+        samples: Sample | Sequence[Sample],
+        policy: Policy | None = None,
+        explain: bool = False,
+        threshold: float | None = None,
+        batch_size: int = 16,
+        max_new_tokens: int = 64,
+    ) -> Verdict | list[Verdict]:
+        """Verdicts for samples, in their order (one for one sample).
+
+        The policy is the call's, else the sample's, else the guard's. `threshold` replaces the fitted one. `explain`
+        adds a critique generated after the verdict; it never changes the verdict. Raises `MediaError` for a bad file.
+        """
+        if isinstance(samples, Sample):
+            return self.moderate([samples], policy, explain, threshold, batch_size, max_new_tokens)[0]
+        if threshold is not None and not 0.0 <= threshold <= 1.0:
+            raise DataError(f"threshold {threshold} is not a probability: give a number from 0 to 1")
+        was_training = self.training
+        self.eval()
+        out: list[Verdict] = []
+        try:
+            for start in range(0, len(samples), batch_size):
+                out += self._moderate(samples[start : start + batch_size], policy, explain, threshold, max_new_tokens)
+        finally:
+            self.train(was_training)
+        return out
+
+    def _moderate(
+        self,
+        samples: Sequence[Sample],
+        policy: Policy | None,
+        explain: bool,
+        threshold: float | None,
+        max_new_tokens: int,
+    ) -> list[Verdict]:
+        policies = [self.policy_for(s, policy) for s in samples]
+        rows = [self.backbone.prepare(s, p, policy_queries(p)) for s, p in zip(samples, policies)]
+        batch = self.backbone.collate(rows).to(self.device)
+        state = self.backbone.encode(batch)
+        judged = self.judge(self.backbone.score(state), [len(p) for p in policies])
+        verdicts = self.verdicts(judged, [s.id for s in samples], policies, batch.truncated)
+        if threshold is not None:
+            for v in verdicts:
+                v.threshold, v.flagged = threshold, v.score >= threshold
+        if explain:
+            suffixes = [
+                critique_query(v.flagged, v.listed(p, self.calibration.category_threshold))
+                for v, p in zip(verdicts, policies)
+            ]
+            for v, text in zip(verdicts, self.backbone.generate(state, suffixes, max_new_tokens)):
+                v.critique = text
+        return verdicts
+
+    def describe(self) -> dict[str, Any]:
+        """Plain JSON that a guard is built from again, beside its weights."""
+        return {
+            "backbone": self.backbone.describe(),
+            "policy": self.policy.to_dict(),
+            "calibration": asdict(self.calibration),
+        }

@@ -1,0 +1,88 @@
+"""The loss of a guard: cross-entropy over the options of its queries, and the critique's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from datamodules.schema import Policy, Sample
+from zoo.core.backbones.base import Scores
+from zoo.core.query import Query, category_query, critique_query, verdict_query
+
+VERDICT, CATEGORY, CRITIQUE = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the three means: over verdicts, over known category labels, over critique tokens."""
+
+    verdict: float = 1.0
+    categories: float = 1.0
+    critique: float = 1.0
+
+
+@dataclass(frozen=True)
+class Targets:
+    """`option` [b, q] is the right option of each query, −1 where there is none; `kind` [b, q] says what it asks."""
+
+    option: Tensor
+    kind: Tensor
+
+    def to(self, device: torch.device | str, **kw: bool) -> Targets:
+        return Targets(self.option.to(device, **kw), self.kind.to(device, **kw))
+
+
+def training_queries(sample: Sample, policy: Policy, critique: bool = True) -> tuple[list[Query], list[int], list[int]]:
+    """Queries of one sample under `policy` with their right options and kinds. Unknown labels are not asked for."""
+    queries: list[Query] = []
+    options: list[int] = []
+    kinds: list[int] = []
+    gold = sample.gold(policy)
+    if gold is not None:
+        queries.append(verdict_query())
+        options.append(int(gold))
+        kinds.append(VERDICT)
+    for entry in policy.entries:
+        label = sample.categories.get(entry.id, "unknown")
+        if label != "unknown":
+            queries.append(category_query(entry))
+            options.append(int(label == "yes"))
+            kinds.append(CATEGORY)
+    if critique and sample.critique and gold is not None:
+        broken = [e.name for e in policy.entries if sample.categories.get(e.id) == "yes"]
+        queries.append(critique_query(gold, broken, sample.critique))
+        options.append(0)
+        kinds.append(CRITIQUE)
+    return queries, options, kinds
+
+
+def collate_targets(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Targets:
+    """Rows of (options, kinds) → padded [b, q]."""
+    width = max((len(o) for o, _ in rows), default=0)
+    option = torch.full((len(rows), width), -1)
+    kind = torch.full((len(rows), width), -1)
+    for i, (o, k) in enumerate(rows):
+        option[i, : len(o)] = torch.tensor(o, dtype=torch.long)
+        kind[i, : len(k)] = torch.tensor(k, dtype=torch.long)
+    return Targets(option, kind)
+
+
+def guard_loss(scores: Scores, targets: Targets, weights: LossWeights) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted loss and its parts. A part without a row is absent: it is not zero, it was not asked."""
+    parts: dict[str, Tensor] = {}
+    at = targets.option.clamp_min(0).unsqueeze(-1)
+    right = scores.logp.gather(-1, at).squeeze(-1)  # [b, q]
+    for name, kind in (("verdict", VERDICT), ("categories", CATEGORY)):
+        rows = targets.kind == kind
+        if rows.any():
+            parts[name] = (scores.logp[rows].logsumexp(-1) - right[rows]).mean()
+    rows = targets.kind == CRITIQUE
+    if rows.any():
+        parts["critique"] = -right[rows].sum() / scores.tokens.gather(-1, at).squeeze(-1)[rows].sum()
+    total = sum(getattr(weights, n) * p for n, p in parts.items())
+    if not parts:
+        total = scores.logp.sum() * 0.0  # a batch of masked rows: no step, but every parameter takes part
+    return total, parts

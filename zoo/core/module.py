@@ -1,0 +1,219 @@
+"""The one LightningModule that trains any guard. It does no mathematics: losses, queries and metrics live beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from datamodules.base import Failed
+from datamodules.schema import Policy, Sample
+from zoo.core.guard import Guard
+from zoo.core.losses import LossWeights, Targets, collate_targets, guard_loss, training_queries
+from zoo.core.metrics import GuardMetrics
+from zoo.core.optim import build_optimizer
+from zoo.core.prompts import Text, render
+from zoo.core.query import critique_query, policy_queries
+
+
+@dataclass
+class Example:
+    """One prepared sample, with its targets in training and what the metrics need otherwise."""
+
+    prepared: Any
+    options: list[int]
+    kinds: list[int]
+    sample: Sample
+    policy: Policy
+
+
+@dataclass
+class GuardBatch:
+    """What a loader yields once a GuardModule is attached. `failed` samples are counted, not hidden."""
+
+    inputs: Any
+    targets: Targets
+    samples: list[Sample]
+    policies: list[Policy]
+    failed: list[Failed]
+
+    def to(self, device: torch.device | str, **kw: bool) -> GuardBatch:
+        inputs = self.inputs.to(device, **kw) if self.samples else None
+        return GuardBatch(inputs, self.targets.to(device, **kw), self.samples, self.policies, self.failed)
+
+
+@dataclass
+class Outcome:
+    """One judged sample of `predict_step`: raw log-odds, so that a calibration can be fitted afterwards."""
+
+    sample: Sample
+    policy: Policy
+    log_odds: float
+    category_log_odds: dict[str, float]
+    truncated: bool
+
+
+class GuardModule(L.LightningModule):
+    """Fine-tunes a guard on verdict, categories and critique at once.
+
+    Defaults of lr and decay are those of a public checkpoint that matches OmniGuard's settings where a backbone is
+    adapted (lr 1e-4, weight decay 0.1, betas 0.9/0.95, warm-up 0.05, cosine); a model from scratch wants more.
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        lr: float = 1e-4,
+        weight_decay: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.95),
+        warmup: float = 0.05,
+        loss: LossWeights | None = None,
+        critique: bool = True,
+    ):
+        super().__init__()
+        self.guard = guard
+        self.loss_weights = loss or LossWeights()
+        self.critique = critique and self.loss_weights.critique > 0
+        self.save_hyperparameters({"lr": lr, "weight_decay": weight_decay, "betas": list(betas), "warmup": warmup})
+        self.val_metrics = GuardMetrics(prefix="val/")
+        self.test_metrics = GuardMetrics(prefix="test/")
+        self.failed_ids: set[str] = set()
+
+    # ------------------------------------------------------------------------------------------------ data
+
+    def attach(self, datamodule: Any) -> None:
+        """Gives the DataModule this guard's transform and collate, and fills the feature cache of frozen encoders."""
+        datamodule.transform, datamodule.collate = self.prepare, self.collate
+        if self.guard.backbone.cache is not None:
+            datamodule.reject(self.guard.backbone.warm(datamodule.corpus.samples, self.phrases(datamodule)))
+
+    def setup(self, stage: str) -> None:
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is not None and datamodule.transform != self.prepare:
+            self.attach(datamodule)
+
+    def phrases(self, datamodule: Any) -> list[str]:
+        """Every template, policy and query phrase that training or testing can meet."""
+        entries = dict.fromkeys(datamodule.bank.wordings())
+        for sample in datamodule.corpus.samples:
+            entries |= dict.fromkeys((sample.policy or datamodule.default_policy).entries)
+        out = dict.fromkeys(
+            p.text for e in entries for q in policy_queries(Policy("one", (e,))) for p in _texts(q.suffix)
+        )
+        for entry in entries:
+            out |= dict.fromkeys((entry.name, entry.description))
+        for flagged in (False, True):
+            out |= dict.fromkeys(critique_query(flagged, []).suffix)
+        seen: set[tuple[Any, ...]] = set()
+        for sample in datamodule.corpus.samples:
+            shape = (sample.target, *(m.role for m in sample.messages), *(p.type for p in sample.parts))
+            if shape not in seen:
+                seen.add(shape)
+                out |= dict.fromkeys(
+                    p.text
+                    for p in render(sample, datamodule.default_policy)
+                    if isinstance(p, Text) and p.role == "template"
+                )
+        return list(out)
+
+    def prepare(self, sample: Sample, policy: Policy, train: bool) -> Example:
+        """Runs in the worker."""
+        if train:
+            queries, options, kinds = training_queries(sample, policy, self.critique)
+        else:
+            queries, options, kinds = policy_queries(policy), [], []
+        return Example(self.guard.backbone.prepare(sample, policy, queries), options, kinds, sample, policy)
+
+    def collate(self, rows: list[Example | Failed]) -> GuardBatch:
+        good = [r for r in rows if isinstance(r, Example)]
+        return GuardBatch(
+            self.guard.backbone.collate([r.prepared for r in good]) if good else None,
+            collate_targets([(r.options, r.kinds) for r in good]),
+            [r.sample for r in good],
+            [r.policy for r in good],
+            [r for r in rows if isinstance(r, Failed)],
+        )
+
+    # ------------------------------------------------------------------------------------------------ steps
+
+    def training_step(self, batch: GuardBatch, index: int) -> Tensor | None:
+        self._count(batch)
+        if not batch.samples:
+            return None
+        backbone = self.guard.backbone
+        loss, parts = guard_loss(backbone.score(backbone.encode(batch.inputs)), batch.targets, self.loss_weights)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.samples))
+        self.log_dict({f"train/{k}": v for k, v in parts.items()}, batch_size=len(batch.samples))
+        return loss
+
+    def _judge(self, batch: GuardBatch) -> tuple[Any, Any]:
+        backbone = self.guard.backbone
+        scores = backbone.score(backbone.encode(batch.inputs))
+        return scores, self.guard.judge(scores, [len(p) for p in batch.policies])
+
+    def _evaluate(self, batch: GuardBatch, metrics: GuardMetrics) -> None:
+        self._count(batch)
+        if batch.samples:
+            _, judged = self._judge(batch)
+            golds = [s.gold(p) for s, p in zip(batch.samples, batch.policies)]
+            metrics.update(judged.score.float().tolist(), golds, [s.modality for s in batch.samples])
+
+    def validation_step(self, batch: GuardBatch, index: int) -> None:
+        self._evaluate(batch, self.val_metrics)
+
+    def test_step(self, batch: GuardBatch, index: int) -> None:
+        self._evaluate(batch, self.test_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        self._report(self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        self._report(self.test_metrics)
+
+    def _report(self, metrics: GuardMetrics) -> None:
+        values = metrics.compute()
+        self.log_dict({k: v for k, v in values.items() if not torch.isnan(v)}, prog_bar=False)
+        metrics.reset()
+
+    def predict_step(self, batch: GuardBatch, index: int) -> list[Outcome]:
+        self._count(batch)
+        if not batch.samples:
+            return []
+        backbone = self.guard.backbone
+        scores = backbone.score(backbone.encode(batch.inputs))
+        verdict, categories = scores.log_odds(0).tolist(), scores.log_odds(slice(1, None)).tolist()
+        return [
+            Outcome(sample, policy, verdict[i], dict(zip(policy.ids, categories[i])), batch.inputs.truncated[i])
+            for i, (sample, policy) in enumerate(zip(batch.samples, batch.policies))
+        ]
+
+    def _count(self, batch: GuardBatch) -> None:
+        self.failed_ids |= {f.id for f in batch.failed}
+
+    # ------------------------------------------------------------------------------------------------ fitting
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        steps = int(self.trainer.estimated_stepping_batches)
+        return build_optimizer(
+            self.guard, **{k: self.hparams[k] for k in ("lr", "weight_decay", "betas", "warmup")}, steps=steps
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Frozen parts are pinned by hash, not saved: a resumable checkpoint holds what training changes."""
+        saved = {f"guard.backbone.{n}" for n in self.guard.backbone.saved_state()}
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("guard.") or k in saved}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        own = self.state_dict()
+        missing = {f"guard.backbone.{n}" for n in self.guard.backbone.saved_state()} - set(checkpoint["state_dict"])
+        if missing:
+            raise ValueError(f"the checkpoint lacks {sorted(missing)[:3]}: it is of another model")
+        checkpoint["state_dict"] = {**own, **checkpoint["state_dict"]}
+
+
+def _texts(suffix: tuple[str, ...]) -> list[Text]:
+    return [Text(s, "template") for s in suffix]

@@ -1,0 +1,32 @@
+"""AdamW with warm-up and cosine decay; no weight decay on biases, norms and single vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def cosine_with_warmup(step: int, steps: int, warmup: float) -> float:
+    """The factor on the learning rate: linear up over `warmup` × steps, then a half cosine down to 0."""
+    up = max(1, round(steps * warmup))
+    if step < up:
+        return (step + 1) / up
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - up) / max(1, steps - up))))
+
+
+def build_optimizer(
+    model: nn.Module, lr: float, weight_decay: float, betas: Sequence[float], warmup: float, steps: int
+) -> dict[str, Any]:
+    """Optimizer and per-step schedule in Lightning's form, over the trainable parameters only."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=tuple(betas))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_with_warmup(step, steps, warmup))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

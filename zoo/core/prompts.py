@@ -1,0 +1,73 @@
+"""What a guard reads: the task, the policy, then the conversation with its media in place.
+
+A prompt is a list of pieces. Which of them are the zoo's own and which came from outside stays visible to the backbone,
+so that nothing a user types can become a delimiter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from datamodules.schema import Part, Policy, Sample
+
+TASKS = {
+    "prompt": "Judge the user's last message by the policy.",
+    "response": "Judge the assistant's last response by the policy.",
+    "conversation": "Judge the whole conversation by the policy.",
+    "trajectory": "Judge the agent's trajectory by the policy.",
+}
+SPEAKERS = {"user": "User: ", "assistant": "Assistant: ", "system": "System: ", "tool": "Tool: "}
+
+
+@dataclass(frozen=True)
+class Text:
+    """`role` is template (the zoo's words), policy (the operator's) or content (anybody's)."""
+
+    text: str
+    role: str
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A delimiter of the chat template: inserted by token id, never made from text."""
+
+    role: str
+    start: bool
+
+
+@dataclass(frozen=True)
+class Media:
+    """A picture, recording or clip; `number` counts its kind within the sample, from 1."""
+
+    part: Part
+    number: int
+
+
+Piece = Text | Turn | Media
+
+
+def render(sample: Sample, policy: Policy) -> list[Piece]:
+    """The pieces of the prompt for `sample` under `policy`, in reading order.
+
+    The policy comes first, so that rows under one policy share a prefix.
+    """
+    pieces: list[Piece] = [Turn("system", True), Text("Unsafe content:\n", "template")]
+    for entry in policy.entries:
+        pieces.append(Text(f"- {entry.name}", "policy"))
+        if entry.description:
+            pieces.append(Text(f": {entry.description}", "policy"))
+        pieces.append(Text("\n", "template"))
+    pieces += [Text(TASKS[sample.target], "template"), Turn("system", False), Turn("user", True)]
+    counts: dict[str, int] = {}
+    for message in sample.messages:
+        pieces.append(Text(SPEAKERS[message.role], "template"))
+        for part in message.content:
+            if part.type == "text":
+                pieces.append(Text(part.text or "", "content"))
+                continue
+            counts[part.type] = counts.get(part.type, 0) + 1
+            number = counts[part.type]
+            pieces += [Text(f"{part.type.capitalize()} {number}: ", "template"), Media(part, number)]
+        pieces.append(Text("\n", "template"))
+    pieces += [Turn("user", False), Turn("assistant", True)]
+    return pieces

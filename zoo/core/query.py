@@ -1,0 +1,60 @@
+"""A query: the primitive of every closed answer.
+
+A query is a suffix and its options. An option's score is the sum of its token log-probabilities, terminator included,
+without length normalisation; a softmax over the options gives probabilities. All queries of a sample are branches over
+one encoded prompt, blind to each other. A critique to be learned is a query with one option.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from datamodules.schema import Policy, PolicyEntry
+
+VERDICT_OPTIONS = ("safe", "unsafe")
+CATEGORY_OPTIONS = ("no", "yes")
+
+
+@dataclass(frozen=True)
+class Query:
+    """`suffix` pieces joined are what a language model reads after the prompt; `options` are its possible answers.
+
+    The pieces are kept apart because a soft-token backbone encodes each phrase by itself.
+    """
+
+    suffix: tuple[str, ...]
+    options: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(self.suffix)
+
+
+def verdict_query() -> Query:
+    return Query(("- Safety Assessment:",), VERDICT_OPTIONS)
+
+
+def category_query(entry: PolicyEntry) -> Query:
+    """Asks for one entry by its *name*: ids are never scored ("S1" is a prefix of "S10")."""
+    return Query(("- Is this in it: ", entry.name, "?"), CATEGORY_OPTIONS)
+
+
+def critique_query(flagged: bool, names: Sequence[str], critique: str = "") -> Query:
+    """The explanation after the rendered verdict, in ThinkGuard's published order (arXiv 2502.13458)."""
+    listed: list[str] = []
+    for name in names:
+        listed += [", ", name] if listed else [name]
+    suffix = (
+        f"- Safety Assessment: {VERDICT_OPTIONS[flagged]}\n",
+        "- Categories: ",
+        *(listed or ["none"]),
+        "\n",
+        "- Explanation:",
+    )
+    return Query(suffix, (critique,) if critique else ())
+
+
+def policy_queries(policy: Policy) -> list[Query]:
+    """The verdict query, then one query an entry in the policy's order."""
+    return [verdict_query(), *(category_query(e) for e in policy.entries)]

@@ -1,0 +1,211 @@
+"""Judging a data set with a guard: calibration on validation, metrics and plots on test, in full precision."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from datamodules import media
+from datamodules.base import GuardDataModule
+from datamodules.schema import Sample, canonical_json
+from datamodules.transforms.ablate import without
+from zoo.core import plots
+from zoo.core.calibration import fit_temperature, fit_threshold
+from zoo.core.guard import Calibration, Guard
+from zoo.core.metrics import Record, summarise, twin_accuracy
+from zoo.core.module import GuardModule, Outcome
+from zoo.core.progress import StderrProgress
+
+LATENCY_SAMPLES = 8  # of each modality
+
+
+def judge(
+    module: GuardModule, data: GuardDataModule, samples: Sequence[Sample], accelerator: str, what: str
+) -> list[Outcome]:
+    """Every sample judged once, in float32, under its own policy."""
+    if not samples:
+        return []
+    trainer = L.Trainer(
+        accelerator=accelerator, devices=1, precision="32-true", logger=False, enable_checkpointing=False,
+        enable_model_summary=False, enable_progress_bar=False, callbacks=[StderrProgress(what)],
+    )  # fmt: skip
+    batches = trainer.predict(module, dataloaders=data.loader(samples), weights_only=True)
+    return [o for batch in batches for o in batch]
+
+
+def calibrate(outcomes: Sequence[Outcome]) -> tuple[Calibration, dict[str, str]]:
+    """Temperatures by likelihood and thresholds by F1, on validation outcomes; reasons where one class is missing."""
+    reasons: dict[str, str] = {}
+    golds = [o.sample.gold(o.policy) for o in outcomes]
+    log_odds = torch.tensor([o.log_odds for o in outcomes], dtype=torch.float64)
+    temperature = fit_temperature(torch.stack([torch.zeros_like(log_odds), log_odds], -1), golds)
+    threshold = fit_threshold(torch.sigmoid(log_odds / temperature).tolist(), golds)
+    pairs = [
+        (v, {"yes": True, "no": False}.get(o.sample.categories.get(k, "unknown")))
+        for o in outcomes
+        for k, v in o.category_log_odds.items()
+    ]
+    odds = torch.tensor([v for v, _ in pairs], dtype=torch.float64)
+    labels = [g for _, g in pairs]
+    category_temperature = fit_temperature(torch.stack([torch.zeros_like(odds), odds], -1), labels)
+    category_threshold = fit_threshold(torch.sigmoid(odds / category_temperature).tolist(), labels)
+    for name, fitted in (("threshold", threshold), ("category_threshold", category_threshold)):
+        if fitted.reason:
+            reasons[name] = fitted.reason
+    return Calibration(temperature, threshold.value, category_temperature, category_threshold.value), reasons
+
+
+def slices_of(sample: Sample) -> tuple[str, ...]:
+    """The slices that a sample's `meta` puts it into."""
+    out = []
+    for key, value in sample.meta.items():
+        if key in ("entry", "wording"):
+            out.append(f"{key}:{value}")
+            out.append(f"{sample.modality}/{key}:{value}")
+        elif key == "slice":
+            out.append(str(value))
+        elif key == "twin":
+            out.append("twins")
+        elif value is True:
+            out.append(key)
+    return tuple(out)
+
+
+def records(
+    outcomes: Sequence[Outcome], calibration: Calibration, slices: tuple[str, ...] | None = None
+) -> list[Record]:
+    """Calibrated records of judged samples; `slices` replaces those of the samples (for ablated copies)."""
+    out = []
+    for o in outcomes:
+        s = o.sample
+        score = torch.sigmoid(torch.tensor(o.log_odds / calibration.temperature, dtype=torch.float64)).item()
+        categories = {
+            k: torch.sigmoid(torch.tensor(v / calibration.category_temperature, dtype=torch.float64)).item()
+            for k, v in o.category_log_odds.items()
+        }
+        out.append(
+            Record(
+                id=s.id,
+                score=score,
+                gold=s.gold(o.policy),
+                category_scores=categories,
+                category_gold={k: s.categories.get(k, "unknown") for k in categories},
+                modality=s.modality,
+                source=s.source,
+                target=s.target,
+                slices=slices_of(s) if slices is None else slices,
+                truncated=o.truncated,
+                group=s.group,
+            )
+        )
+    return out
+
+
+def data_hash(samples: Sequence[Sample]) -> str:
+    """sha256 over labels, texts, policies and the media's bytes: two runs with one hash saw the same data."""
+    digest = hashlib.sha256()
+    hashes: dict[str, str] = {}
+    for sample in sorted(samples, key=lambda s: s.id):
+        row = sample.to_dict()
+        for message in row["messages"]:
+            for part in message["content"]:
+                if "path" in part:
+                    path = part["path"]
+                    hashes[path] = part["path"] = hashes.get(path) or media.content_hash(path)
+        digest.update(canonical_json(row).encode())
+    return digest.hexdigest()
+
+
+def latency(guard: Guard, samples: Sequence[Sample]) -> dict[str, float]:
+    """Median milliseconds of one verdict, from file to score, for each modality, one sample at a time and uncached."""
+    by_modality: dict[str, list[Sample]] = defaultdict(list)
+    for s in samples:
+        if len(by_modality[s.modality]) < LATENCY_SAMPLES:
+            by_modality[s.modality].append(s)
+    cache, guard.backbone.cache = guard.backbone.cache, None
+    try:
+        out = {}
+        for modality, rows in sorted(by_modality.items()):
+            guard.moderate(rows[0])
+            times = []
+            for s in rows:
+                started = time.perf_counter()
+                guard.moderate(s)
+                times.append(1000 * (time.perf_counter() - started))
+            out[modality] = round(statistics.median(times), 2)
+        return out
+    finally:
+        guard.backbone.cache = cache
+
+
+def evaluate(
+    module: GuardModule,
+    data: GuardDataModule,
+    folder: Path | None = None,
+    *,
+    calibrated: bool = False,
+    accelerator: str = "cpu",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The design's metrics of `module` on the test split, after calibrating on validation unless `calibrated`.
+
+    Writes plots below `folder` if given. Twins are judged again without each modality that they need.
+    """
+    guard = module.guard
+    reasons: dict[str, str] = {}
+    if not calibrated:
+        validation = judge(module, data, data.samples("val"), accelerator, "validation")
+        if validation:
+            guard.calibration, reasons = calibrate(validation)
+        else:
+            reasons["threshold"] = "no validation sample: 0.5 and temperature 1"
+    test = data.samples("test")
+    rows = records(judge(module, data, test, accelerator, "test"), guard.calibration)
+    twins = [s for s in test if "twin" in s.meta]
+    ablated: list[Record] = []
+    needs = sorted({n for s in twins for n in s.meta["needs"]})
+    for what in needs:
+        copies = [without(s, what) for s in twins if what in s.meta["needs"]]
+        ablated += records(
+            judge(module, data, copies, accelerator, f"without {what}"), guard.calibration, (f"without:{what}",)
+        )
+    c = guard.calibration
+    metrics = summarise([*rows, *ablated], c.threshold, c.category_threshold, intervals=True, seed=seed)
+    if twins:
+        by_id = {r.id: r for r in rows}
+        metrics["twins"] = twin_accuracy(by_id, list(_quads(twins).values()), threshold=c.threshold, intervals=True)
+    metrics["temperature"], metrics["category_temperature"] = c.temperature, c.category_temperature
+    metrics["calibration_reasons"] = reasons
+    metrics["latency_ms"] = latency(guard, test)
+    metrics["seed"], metrics["data_hash"] = seed, data_hash(data.corpus.samples)
+    metrics["failed"] = len(data.errors) + len(module.failed_ids)
+    if folder is not None:
+        _plots(rows, c.threshold, folder)
+    return metrics
+
+
+def _quads(twins: Sequence[Sample]) -> dict[str, list[str]]:
+    out: dict[str, list[str]] = defaultdict(list)
+    for s in twins:
+        out[s.meta["twin"]].append(s.id)
+    return dict(out)
+
+
+def _plots(rows: Sequence[Record], threshold: float, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    scores, golds = [r.score for r in rows], [r.gold for r in rows]
+    plots.reliability(scores, golds, folder / "reliability.png")
+    plots.confusion(scores, golds, threshold, folder / "confusion.png")
+    curves: dict[str, tuple[list[float], list[bool | None]]] = {"all": (scores, golds)}
+    for modality in sorted({r.modality for r in rows}):
+        mine = [r for r in rows if r.modality == modality]
+        curves[modality] = ([r.score for r in mine], [r.gold for r in mine])
+    plots.pr_curves(curves, folder / "pr_curves.png")

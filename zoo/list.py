@@ -1,0 +1,41 @@
+"""Lists what there is: `python -m zoo.list [models|recipes]`."""
+
+from __future__ import annotations
+
+from datamodules.schema import DataError, near
+from zoo import cli
+from zoo.config import options, recipe_names, recipes_folder
+from zoo.core.tables import markdown_table
+from zoo.core.weights import manifest
+
+
+def models() -> str:
+    rows = [
+        [name, e["kind"], e["method"], f"{e['parameters'] / 1e6:.1f}M", e["summary"]]
+        for name, e in sorted(manifest().items())
+    ]
+    return markdown_table(["model", "kind", "method", "parameters", "what it does"], rows)
+
+
+def recipes() -> str:
+    rows = []
+    for name in recipe_names():
+        lines = (recipes_folder() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+        rows.append([name, lines[0].removeprefix("# "), lines[1].removeprefix("# ")])
+    groups = "\n".join(f"{g}: {', '.join(options(g))}" for g in ("data", "backbone", "trainer"))
+    return markdown_table(["recipe", "command", "what it does"], rows) + "\n\n" + groups
+
+
+LISTS = {"models": models, "recipes": recipes}
+
+
+def main(arguments: list[str]) -> int:
+    for name in arguments or sorted(LISTS):
+        if name not in LISTS:
+            raise DataError(f"cannot list {name!r}{near(name, sorted(LISTS))}")
+        print(LISTS[name]())
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,79 @@
+"""Methods by name: how a recipe becomes a module, and what a finished run leaves. Explicit code, no import paths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from datamodules.base import GuardDataModule
+from zoo.core import weights
+from zoo.core.cards import guard_card, tagger_card
+from zoo.core.losses import LossWeights
+from zoo.core.module import GuardModule
+from zoo.core.tables import text_table
+from zoo.evaluate import evaluate
+from zoo.omniguard.model import build_guard
+from zoo.registry import save
+from zoo.soundtagger.model import SoundTagger
+from zoo.soundtagger.module import SoundTaggerModule, has_sound, sound_labels
+
+
+@dataclass(frozen=True)
+class Method:
+    """`build(config, data)` makes the module; `finish(module, data, config, run)` tests it, writes `model/`, returns metrics.
+
+    `table(metrics)` is what `fit` prints.
+    """
+
+    build: Callable[[dict[str, Any], GuardDataModule], L.LightningModule]
+    finish: Callable[[Any, GuardDataModule, dict[str, Any], Path], dict[str, Any]]
+    table: Callable[[dict[str, Any]], str]
+
+
+def _build_guard(config: dict[str, Any], data: GuardDataModule) -> GuardModule:
+    backbone = {k: v for k, v in config["backbone"].items() if k != "lr"}
+    guard = build_guard(backbone, data.default_policy, config["recipe"])
+    return GuardModule(guard, loss=LossWeights(**config["loss"]), **config["optim"])
+
+
+def _finish_guard(module: GuardModule, data: GuardDataModule, config: dict[str, Any], run: Path) -> dict[str, Any]:
+    metrics = evaluate(module, data, run / "plots", accelerator=config["trainer"]["accelerator"], seed=config["seed"])
+    save(module.guard, run / "model", config["method"], guard_card(config, metrics, data))
+    return metrics
+
+
+def _build_tagger(config: dict[str, Any], data: GuardDataModule) -> SoundTaggerModule:
+    data.keep(has_sound)
+    labels = sorted({name for s in data.samples("train") for name in sound_labels(s)})
+    return SoundTaggerModule(SoundTagger(labels, **config["net"]), seed=config["seed"], **config["optim"])
+
+
+def _finish_tagger(
+    module: SoundTaggerModule, data: GuardDataModule, config: dict[str, Any], run: Path
+) -> dict[str, Any]:
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    (scores,) = trainer.test(module, datamodule=data, verbose=False, weights_only=True)
+    metrics = {"test": scores, "labels": len(module.tagger.labels), "failed": len(data.errors) + len(module.failed_ids)}
+    tagger = module.tagger
+    config_ = {
+        "kind": "encoder",
+        "method": "soundtagger",
+        "name": config["recipe"],
+        "net": tagger.shape,
+        "labels": list(tagger.labels),
+    }
+    state = {k: v for k, v in tagger.state_dict().items() if not k.startswith("mel.")}
+    weights.write(run / "model", config_, state, tagger_card(config, metrics, data))
+    return metrics
+
+
+METHODS = {
+    "omniguard": Method(_build_guard, _finish_guard, text_table),
+    "soundtagger": Method(
+        _build_tagger, _finish_tagger, lambda m: "\n".join(f"{k}  {v:.3f}" for k, v in m["test"].items())
+    ),
+}

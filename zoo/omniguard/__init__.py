@@ -1,0 +1,1 @@
+"""OmniGuard (arXiv 2512.02306): one guard for text, pictures, sound and video."""

@@ -1,0 +1,122 @@
+"""Judges text and files: `python -m zoo.predict MODEL [--text T] [--image F]… [--audio F]… [--video F]… [--input FILE]`.
+
+Verdicts go to standard output, one JSON object a line; everything else to standard error. Rows that cannot be read are
+listed in errors.jsonl, the others are judged all the same, and the exit code is then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from datamodules.loading import read_rows
+from datamodules.schema import DataError, MediaError, Policy, Sample
+from zoo import cli
+from zoo.core.guard import Guard
+from zoo.core.run import write_errors
+from zoo.registry import load
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m zoo.predict", description=__doc__.split("\n\n")[0])
+    p.add_argument("model", metavar="MODEL", help="a published model's name or a run's folder")
+    p.add_argument("--text", help="what the user said")
+    p.add_argument("--response", help="what the assistant answered: then the response is judged")
+    for kind in ("image", "audio", "video"):
+        p.add_argument(
+            f"--{kind}", action="append", default=[], metavar="FILE", help=f"a file of kind {kind}; may be repeated"
+        )
+    p.add_argument("--input", metavar="FILE", help="a JSONL manifest; only id and messages are required")
+    p.add_argument("--data-dir", metavar="FOLDER", help="where the manifest's files lie; default: beside it")
+    p.add_argument("--policy", metavar="FILE", help="a policy (YAML) that replaces the model's own")
+    p.add_argument(
+        "--threshold", type=float, help="flag scores from here on; default: the model's, fitted on validation data"
+    )
+    p.add_argument("--explain", action="store_true", help="add a critique; it does not change the verdict")
+    p.add_argument(
+        "--errors", metavar="FILE", default="errors.jsonl", help="where bad rows are listed (default: errors.jsonl)"
+    )
+    p.add_argument("--batch-size", type=int, default=16)
+    p.add_argument("--device", default="cpu")
+    return p
+
+
+def samples_from(args: argparse.Namespace, errors: list[dict[str, str]]) -> Iterator[Sample]:
+    if args.input is None:
+        yield Sample.of(args.text, image=args.image, audio=args.audio, video=args.video, response=args.response)
+        return
+    path = Path(args.input)
+    seen: set[str] = set()
+    for n, row in enumerate(read_rows(path), 1):
+        where = f"{path.name} line {n}"
+        if isinstance(row, DataError):
+            errors.append({"id": f"line {n}", "error": f"{where}: {row}"})
+            continue
+        try:
+            sample = Sample.from_dict(row, args.data_dir or path.parent, where)
+            if sample.id in seen:
+                raise DataError(f"{where} (id {sample.id!r}): duplicate id: make ids unique")
+        except DataError as e:
+            errors.append(
+                {"id": str(row["id"]) if isinstance(row, dict) and row.get("id") else f"line {n}", "error": str(e)}
+            )
+            continue
+        seen.add(sample.id)
+        yield sample
+
+
+def judge(
+    guard: Guard, batch: list[Sample], policy: Policy | None, args: argparse.Namespace, errors: list[dict[str, str]]
+) -> None:
+    """Prints the verdicts of a batch in order. A bad file costs its own row only: the others are judged one by one."""
+    try:
+        verdicts = guard.moderate(batch, policy, args.explain, args.threshold, args.batch_size)
+    except MediaError as e:
+        if len(batch) == 1:
+            errors.append({"id": batch[0].id, "error": str(e)})
+            return
+        for sample in batch:
+            judge(guard, [sample], policy, args, errors)
+        return
+    for v in verdicts:
+        print(json.dumps(v.to_dict(), ensure_ascii=False), flush=True)
+
+
+def main(arguments: list[str]) -> int:
+    args = parser().parse_args(arguments)
+    given = [args.text, args.response, *args.image, *args.audio, *args.video]
+    if args.input is not None and any(g is not None for g in given):
+        raise DataError("give either --input or a single --text/--image/--audio/--video, not both")
+    if args.input is None and not any(g is not None for g in given):
+        raise DataError("nothing to judge: give --text, --image, --audio, --video, --response or --input")
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
+        raise DataError(f"--threshold {args.threshold} is not a probability: give a number from 0 to 1")
+    if args.batch_size < 1:
+        raise DataError(f"--batch-size {args.batch_size}: give at least 1")
+    policy = Policy.from_file(args.policy) if args.policy else None
+    errors: list[dict[str, str]] = []
+    if args.input is not None and not Path(args.input).is_file():
+        raise DataError(f"{args.input}: no such manifest")
+    guard = load(args.model, device=args.device)
+    batch: list[Sample] = []
+    for sample in samples_from(args, errors):
+        batch.append(sample)
+        if len(batch) == args.batch_size:
+            judge(guard, batch, policy, args, errors)
+            batch = []
+    if batch:
+        judge(guard, batch, policy, args, errors)
+    if errors:
+        for e in errors[:5]:
+            print(f"error: {e['error']}", file=sys.stderr)
+        if args.input is not None:
+            write_errors(Path(args.errors), errors)
+            print(f"{len(errors)} rows could not be judged: see {args.errors}", file=sys.stderr)
+    return 1 if errors else 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

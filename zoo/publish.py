@@ -1,0 +1,54 @@
+"""Publishes a run's model into `checkpoints/`: `python -m zoo.publish RUN --name NAME --summary TEXT`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from datamodules.schema import DataError
+from zoo import cli
+from zoo.core import weights
+from zoo.core.run import write_json
+
+LIMIT = 45_000_000  # bytes
+
+
+def publish(run: Path, name: str, summary: str, folder: Path | None = None) -> Path:
+    """Copies weights, config and card, and enters their hashes into the manifest. Returns the new folder."""
+    source = weights.find(run)
+    config, state = weights.read(source)
+    root = folder or weights.checkpoints_folder()
+    if (source / "model.safetensors").stat().st_size > LIMIT:
+        raise DataError(f"{run}: the weights are over {LIMIT // 10**6} MB: too large to publish here")
+    target = root / name
+    card = (source / "README.md").read_text(encoding="utf-8")
+    weights.write(
+        target, {k: v for k, v in {**config, "name": name}.items() if k not in ("format", "sha256")}, state, card
+    )
+    entry = {
+        "kind": config["kind"],
+        "method": config["method"],
+        "summary": summary,
+        "parameters": sum(t.numel() for t in state.values()),
+        "files": {f.name: weights.sha256_of(f) for f in sorted(target.iterdir())},
+    }
+    path = root / "manifest.json"
+    models = json.loads(path.read_text(encoding="utf-8"))["models"] if path.exists() else {}
+    write_json(path, {"models": dict(sorted({**models, name: entry}.items()))})
+    return target
+
+
+def main(arguments: list[str]) -> int:
+    p = argparse.ArgumentParser(prog="python -m zoo.publish", description=__doc__)
+    p.add_argument("run", type=Path)
+    p.add_argument("--name", required=True)
+    p.add_argument("--summary", required=True, help="one line for `zoo.list models`")
+    args = p.parse_args(arguments)
+    print(publish(args.run, args.name, args.summary), file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,46 @@
+"""Models by name: what is published, what a run left, and how they are loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datamodules.schema import Policy
+from zoo.core import weights
+from zoo.core.backbones import build
+from zoo.core.guard import Calibration, Guard
+
+
+def list_models() -> list[str]:
+    """Names of the published models that `load` takes."""
+    return sorted(name for name, entry in weights.manifest().items() if entry["kind"] == "guard")
+
+
+def load(name: str | Path, device: str | torch.device = "cpu", cached: bool = False) -> Guard:
+    """A published guard, or that of a run's folder, verified and ready to `moderate`.
+
+    `cached` keeps features of frozen encoders on disk. Raises `CheckpointError` (a `DataError`) for an unknown name, a
+    wrong hash, or a folder that holds no guard.
+    """
+    config, state = weights.read(weights.find(name))
+    if config.get("kind") != "guard":
+        raise weights.CheckpointError(f"{name} is a {config.get('method', 'model')}, not a guard: it cannot moderate")
+    guard = Guard(
+        build(config["backbone"], cached=cached),
+        Policy.from_dict(config["policy"], f"{name}: policy"),
+        Calibration(**config["calibration"]),
+        name=config["name"],
+    )
+    try:
+        guard.backbone.load_saved_state(state)
+    except ValueError as e:
+        raise weights.CheckpointError(f"{name}: {e}") from e
+    return guard.to(device).eval()
+
+
+def save(guard: Guard, folder: Path, method: str, card: str, extra: dict[str, Any] | None = None) -> None:
+    """Writes `config.json`, `model.safetensors` and the card of a guard."""
+    config = {"kind": "guard", "method": method, "name": guard.name, **guard.describe(), **(extra or {})}
+    weights.write(folder, config, guard.backbone.saved_state(), card)

@@ -1,0 +1,1 @@
+"""`audio-tiny`: a sound encoder, trained by naming what is heard."""

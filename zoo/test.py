@@ -1,0 +1,56 @@
+"""Tests a model on a recipe's data: `python -m zoo.test recipe=<name> model=<name|run folder> [key=value …]`.
+
+The threshold and the temperature stay those that the model was published with, unless calibrate=true fits them on this
+data's validation split.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from datamodules.schema import DataError
+from zoo import cli
+from zoo.config import compose, plain
+from zoo.core.module import GuardModule
+from zoo.core.run import new_run, write_errors, write_json, write_yaml
+from zoo.core.tables import text_table
+from zoo.evaluate import evaluate
+from zoo.fit import build_data
+from zoo.registry import load
+
+
+def main(arguments: list[str]) -> int:
+    started = time.perf_counter()
+    name = next((a.removeprefix("model=") for a in arguments if a.startswith("model=")), None)
+    if not name:
+        raise DataError("give model=NAME (python -m zoo.list models) or model=RUN_FOLDER")
+    calibrate = next((a.removeprefix("calibrate=") for a in arguments if a.startswith("calibrate=")), "false")
+    if calibrate not in ("true", "false"):
+        raise DataError(f"calibrate={calibrate}: expected true or false")
+    config = plain(compose([a for a in arguments if not a.startswith(("model=", "calibrate="))]))
+    data = build_data(config)
+    data.prepare_data()
+    guard = load(name, cached=True)
+    module = GuardModule(guard)
+    module.attach(data)
+    run = new_run(Path(config["runs"]) / "test", config["recipe"])
+    write_yaml(run / "config.yaml", {**config, "model": name})
+    kind = config["trainer"]["accelerator"]
+    metrics = evaluate(
+        module, data, run / "plots", calibrated=calibrate == "false", accelerator=kind, seed=config["seed"]
+    )
+    metrics["model"], metrics["seconds"] = name, round(time.perf_counter() - started, 1)
+    write_json(run / "metrics.json", metrics)
+    print(text_table(metrics))
+    print(f"run folder: {run}", file=sys.stderr)
+    if data.errors:
+        write_errors(run / "errors.jsonl", data.errors)
+        print(f"{len(data.errors)} rows could not be used: see {run / 'errors.jsonl'}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
