@@ -351,7 +351,7 @@ def _part(raw: Any, root: Path, where: str) -> Part:
 
 
 def inside(root: str | Path, name: str, where: str) -> Path:
-    """`root / name`, resolved. Raises `DataError` when it lies outside `root` (through `..`, a link or an absolute path)."""
+    """`root / name`, resolved. Raises `DataError` when it lies outside `root` (by `..`, a link or an absolute path)."""
     root = Path(root).resolve()
     path = (root / name).resolve()
     if path != root and root not in path.parents:

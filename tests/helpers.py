@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 from zoo.core.backbones import small_llama
 from zoo.core.backbones.readers import TokenReader, plain_ids
-from zoo.core.backbones.soft_token import ReadLimits, SoftTokenBackbone
+from zoo.core.backbones.soft_token import SoftTokenBackbone
+from zoo.core.backbones.sources import ReadLimits
 from zoo.core.encoders.audio import AudioEncoder, SoundNet
 from zoo.core.encoders.image import ImageEncoder
 from zoo.core.encoders.text import TextEncoder, random_bert

@@ -6,6 +6,7 @@ special. It takes the type of the value that it replaces.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -94,10 +95,8 @@ def _typed(text: str, old: Any, key: str) -> Any:
         ok = isinstance(value, bool)
     elif isinstance(old, (int, float)):
         if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
-            try:
+            with contextlib.suppress(ValueError):
                 value = float(value)
-            except ValueError:
-                pass
         ok = isinstance(value, (int, float)) and not isinstance(value, bool)
         if ok and isinstance(old, int) and not float(value).is_integer():
             ok = False

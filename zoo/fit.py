@@ -75,7 +75,7 @@ def _counts(data: GuardDataModule) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    run, metrics, errors = fit(arguments)
+    run, _, errors = fit(arguments)
     print(f"run folder: {run}", file=sys.stderr)
     if errors:
         print(f"{len(errors)} rows could not be used: see {run / 'errors.jsonl'}", file=sys.stderr)

@@ -24,7 +24,7 @@ from zoo.soundtagger.module import SoundTaggerModule, has_sound, sound_labels
 
 @dataclass(frozen=True)
 class Method:
-    """`build(config, data)` makes the module; `finish(module, data, config, run)` tests it, writes `model/`, returns metrics.
+    """`build(config, data)` makes the module; `finish(module, data, config, run)` tests it and writes `model/`.
 
     `table(metrics)` is what `fit` prints.
     """

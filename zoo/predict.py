@@ -1,4 +1,4 @@
-"""Judges text and files: `python -m zoo.predict MODEL [--text T] [--image F]… [--audio F]… [--video F]… [--input FILE]`.
+"""Judges text and files: `python -m zoo.predict MODEL [--text T] [--image F]… [--video F]… [--input FILE]`.
 
 Verdicts go to standard output, one JSON object a line; everything else to standard error. Rows that cannot be read are
 listed in errors.jsonl, the others are judged all the same, and the exit code is then 1.

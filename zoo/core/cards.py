@@ -26,8 +26,9 @@ def guard_card(config: dict[str, Any], metrics: dict[str, Any], data: GuardDataM
     return f"""# {config["recipe"]}
 
 A guard for text, pictures, sound and video under a policy given at run time (method `{config["method"]}`, backbone
-`{config["backbone"]["name"]}`). Trained by `python -m zoo.fit recipe={config["recipe"]}` with `data={config["data"]["source"]}`, seed
-{config["seed"]}; threshold {metrics["threshold"]:.3f} and temperature {metrics["temperature"]:.3f} fitted on validation.
+`{config["backbone"]["name"]}`). Trained by `python -m zoo.fit recipe={config["recipe"]}` with
+`data={config["data"]["source"]}`, seed {config["seed"]}. Fitted on validation: threshold {metrics["threshold"]:.3f},
+temperature {metrics["temperature"]:.3f}.
 
 ## Test split
 
@@ -43,7 +44,8 @@ Expected calibration error {fmt(metrics["ece"])}. Data hash `{metrics["data_hash
 
 It knows what its training data shows: rendered scenes and short English texts. It is no judge of real photographs,
 recordings or other languages until it has been trained on them, and a policy far from its training entries is answered
-by the likeness of words. Text over {config["backbone"]["limits"]["text_tokens"]} tokens is cut in the middle, and the verdict says so.
+by the likeness of words. Text over {config["backbone"]["limits"]["text_tokens"]} tokens is cut in the middle, and the
+verdict says so.
 """
 
 
@@ -54,7 +56,8 @@ def tagger_card(config: dict[str, Any], metrics: dict[str, Any], data: GuardData
     return f"""# {config["recipe"].replace("_", "-")}
 
 A sound encoder: log-mel frames (16 kHz, 64 bands, 10 ms) through a small convolution, one token of
-{config["net"]["dim"]} numbers for each 320 ms. Trained by naming what is heard ({metrics["labels"]} labels), seed {config["seed"]}.
+{config["net"]["dim"]} numbers for each 320 ms. Trained by naming what is heard ({metrics["labels"]} labels), seed
+{config["seed"]}.
 
 On its test split: macro AUPRC {metrics["test"]["test/auprc"]:.3f}, macro F1 {metrics["test"]["test/f1"]:.3f} over
 {metrics["test"]["test/labels"]:.0f} labels that have both classes there.

@@ -38,7 +38,7 @@ class Verdict:
         return row
 
     def listed(self, policy: Policy, threshold: float) -> list[str]:
-        """Names of the violated entries: those at or over `threshold`; the likeliest one where none is; none if safe."""
+        """Names of the violated entries: those from `threshold` on; the likeliest where none is; none if safe."""
         if not self.flagged or not self.categories:
             return []
         over = [e.name for e in policy.entries if self.categories[e.id] >= threshold]
@@ -52,7 +52,7 @@ def rendered(flagged: bool, names: list[str], critique: str) -> str:
 
 @dataclass(frozen=True)
 class Parsed:
-    """Free text read as a verdict. Not `valid`: the text did not follow the form, and `flagged` is true (fail-closed)."""
+    """Free text read as a verdict. Text that does not follow the form is not `valid` and counts as flagged."""
 
     flagged: bool
     categories: tuple[str, ...]
@@ -72,7 +72,7 @@ _EXPLANATION = re.compile(
 
 
 def parse(text: str) -> Parsed:
-    """Reads another guard's free-text output: the labelled form, or `safe|unsafe` on the first line and categories after.
+    """Reads another guard's output: the labelled form, or `safe|unsafe` on the first line and categories after.
 
     Two different assessments, or none, make it invalid.
     """

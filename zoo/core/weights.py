@@ -55,8 +55,8 @@ def find(name: str | Path) -> Path:
             got = sha256_of(path)
             if got != expected:
                 raise CheckpointError(
-                    f"{name}: {file} has a wrong hash (expected {expected[:12]}…, got {got[:12]}…): the file was changed or "
-                    "cut short; get the checkpoint again"
+                    f"{name}: {file} has a wrong hash (expected {expected[:12]}…, got {got[:12]}…): "
+                    "the file was changed or cut short; get the checkpoint again"
                 )
         return folder
     path = Path(name)

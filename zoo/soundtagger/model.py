@@ -40,7 +40,7 @@ def augment_mel(mel: Tensor, generator: torch.Generator) -> Tensor:
     for row in mel:
         row = row + uniform(-0.3, 0.3)
         row = row.roll(int(uniform(0, len(row))), 0)
-        shift = int(round(uniform(-3, 3)))
+        shift = round(uniform(-3, 3))
         if shift:
             row = row.roll(shift, 1)
             edge = slice(0, shift) if shift > 0 else slice(shift, None)

@@ -21,7 +21,7 @@ SECONDS = 5.0
 
 
 def sound_labels(sample: Sample) -> dict[str, str]:
-    """What is known to be heard: yes | no by label. Scenes list it in `meta["heard"]`, recordings in their categories."""
+    """What is known to be heard, yes | no. Scenes list it in `meta["heard"]`, recordings in their categories."""
     return {k: v for k, v in sample.categories.items() if k.startswith("snd.") and v != "unknown"} | {
         f"heard.{name}": label for name, label in sample.meta.get("heard", {}).items()
     }

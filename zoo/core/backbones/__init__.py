@@ -18,7 +18,8 @@ from datamodules.schema import near, reject_unknown
 from zoo.core import weights
 from zoo.core.backbones.base import Backbone
 from zoo.core.backbones.readers import TokenReader, plain_ids
-from zoo.core.backbones.soft_token import ReadLimits, SoftTokenBackbone
+from zoo.core.backbones.soft_token import SoftTokenBackbone
+from zoo.core.backbones.sources import ReadLimits
 from zoo.core.cache import FeatureCache
 from zoo.core.encoders.audio import AudioEncoder, SoundNet
 from zoo.core.encoders.base import Encoder

@@ -52,7 +52,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def score(self, state: Any, queries: Sequence[Sequence[Query]] | None = None) -> Scores:
-        """Scores all queries of all rows as branches, in one pass. None: the queries that the batch was prepared with."""
+        """Scores all queries of all rows as branches, in one pass; None: those that the batch was prepared with."""
 
     @abstractmethod
     def generate(self, state: Any, suffixes: Sequence[Query], max_new_tokens: int = 64) -> list[str]:
@@ -71,7 +71,7 @@ class Backbone(nn.Module, ABC):
         return []
 
     def saved_state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds: trainable tensors and buffers of trainable parts; frozen parts are pinned by hash."""
+        """What a checkpoint holds: the trainable tensors. Frozen parts are pinned by hash instead."""
         return {n: t for n, t in self.state_dict().items() if n in self._saved_names()}
 
     def load_saved_state(self, state: dict[str, Tensor]) -> None:

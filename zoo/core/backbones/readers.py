@@ -22,7 +22,7 @@ def plain_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 class Reader(Protocol):
-    """`phrase` gives the source of trusted or policy text (None where nothing is to be read), `content` of anybody's."""
+    """`phrase` reads template or policy text (None where there is nothing to read), `content` anybody's."""
 
     def phrase(self, text: str) -> Source | None: ...
     def suffix(self, pieces: Sequence[str]) -> list[Source]: ...

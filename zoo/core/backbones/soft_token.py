@@ -7,7 +7,7 @@ carry their time; a video's sound and frames are interleaved by time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,30 +16,19 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import DynamicCache, PreTrainedModel
 
-from datamodules import media
 from datamodules.schema import MediaError, Part, Policy, Sample
 from zoo.core.backbones import branches as br
 from zoo.core.backbones.base import Backbone, Scores
 from zoo.core.backbones.readers import EncodedReader, Reader, plain_ids
+from zoo.core.backbones.sources import Augment, ReadLimits, SourceMaker
 from zoo.core.backbones.tokens import IDS, Row, Source, Tokens, collate_tokens
-from zoo.core.cache import FeatureCache, feature_key
+from zoo.core.cache import FeatureCache
 from zoo.core.encoders.base import Encoder
 from zoo.core.prompts import Media, Text, Turn, render
 from zoo.core.query import Query
 
 TYPES = ("template", "policy", "content", "query", "image", "frame", "sound", "track", "turn")
 TYPE = {name: i for i, name in enumerate(TYPES)}
-Augment = Callable[[str, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class ReadLimits:
-    """What one sample may hold. `text_tokens` counts the conversation's tokens; a longer one is cut and says so."""
-
-    text_tokens: int = 768
-    fps: float = 2.0
-    frames: int = 8
-    media: media.Limits = media.Limits()
 
 
 @dataclass
@@ -131,9 +120,9 @@ class SoftTokenBackbone(Backbone):
         self.tokenizer = tokenizer
         self.encoders = nn.ModuleDict({k: e.freeze() for k, e in encoders.items()})
         self.limits = limits or ReadLimits()
-        self.cache = cache
+        self.sources = SourceMaker(self.encoders, self.limits, cache)
         self.description = description
-        self.reader = reader or EncodedReader(tokenizer, self._source, tokenizer.sep_token_id)
+        self.reader = reader or EncodedReader(tokenizer, self.sources.text, tokenizer.sep_token_id)
         self.kinds = (IDS, *sorted(encoders))
         dim = lm.get_input_embeddings().weight.shape[1]
         self.projectors = nn.ModuleDict(
@@ -147,92 +136,23 @@ class SoftTokenBackbone(Backbone):
         self.time = TimeEmbedding(dim)
         nn.init.normal_(self.types.weight, std=0.5)
         nn.init.normal_(self.grid.weight, std=0.5)
-        self._memo: dict[str, Tensor] = {}  # phrases met while not cached on disk
 
     def describe(self) -> dict[str, Any]:
         return self.description
 
+    @property
+    def cache(self) -> FeatureCache | None:
+        return self.sources.cache
+
+    @cache.setter
+    def cache(self, cache: FeatureCache | None) -> None:
+        self.sources.cache = cache
+
     # ------------------------------------------------------------------------------------------- reading (worker)
-
-    def _source(self, kind: str, raw: Tensor, content: str | None = None, time: float = 0.0) -> Source:
-        """The cached features of a raw input, or the raw input; `content` is its hash, where the raw input is not its own."""
-        encoder = self.encoders[kind]
-        key = feature_key(content or str(raw.tolist()), encoder.setting, encoder.fingerprint())
-        features = self.cache.get(key) if self.cache else self._memo.get(key)
-        if features is not None:
-            return Source(kind, features, len(features), True, time, key)
-        return Source(kind, raw, encoder.num_tokens(raw), False, time, key)
-
-    def _media_key(self, content: str, kind: str, what: str = "") -> str:
-        encoder = self.encoders[kind]
-        return feature_key(content + what, encoder.setting, encoder.fingerprint())
-
-    def _cached(self, kind: str, key: str, time: float = 0.0) -> Source | None:
-        features = self.cache.get(key) if self.cache else None
-        return None if features is None else Source(kind, features, len(features), True, time, key)
-
-    def _raw(self, kind: str, raw: Tensor, key: str, time: float, augment: Augment | None) -> Source:
-        if augment is not None:
-            raw, key = augment(kind, raw), None
-        return Source(kind, raw, self.encoders[kind].num_tokens(raw), False, time, key)
-
-    def _read_image(self, part: Part, augment: Augment | None) -> list[tuple[Source, str]]:
-        key = self._media_key(media.content_hash(part.path), "image")
-        source = None if augment else self._cached("image", key)
-        if source is None:
-            raw = self.encoders["image"].load(media.read_image(part.path, self.limits.media))
-            source = self._raw("image", raw, key, 0.0, augment)
-        return [(source, "image")]
-
-    def _read_audio(self, part: Part, augment: Augment | None) -> list[tuple[Source, str]]:
-        key = self._media_key(media.content_hash(part.path), "sound")
-        source = None if augment else self._cached("sound", key)
-        if source is None:
-            raw = self.encoders["sound"].load(media.read_audio(part.path, limits=self.limits.media))
-            source = self._raw("sound", raw, key, 0.0, augment)
-        return [(source, "sound")]
-
-    def _read_video(self, part: Part, augment: Augment | None) -> list[tuple[Source, str]]:
-        """Frames, then the track. The index entry [1 + frames, 1] tells where they stand without opening the file."""
-        content = media.content_hash(part.path)
-        setting = f"/{self.limits.fps}/{self.limits.frames}"
-        index_key = self._media_key(content, "image", f"index{setting}")
-        index = self.cache.get(index_key) if self.cache and not augment else None
-        out: list[tuple[Source | None, str]] = []
-        if index is not None:
-            start, *times = index.flatten().tolist()
-            for n, t in enumerate(times):
-                out.append((self._cached("image", self._media_key(content, "image", f"{n}{setting}"), t), "frame"))
-            if not math.isnan(start):
-                out.append((self._cached("sound", self._media_key(content, "sound", "track"), start), "track"))
-        if index is None or any(s is None for s, _ in out):
-            clip = media.read_video(
-                part.path, fps=self.limits.fps, max_frames=self.limits.frames, limits=self.limits.media
-            )
-            out = []
-            for n, (frame, t) in enumerate(zip(clip.frames, clip.times)):
-                raw = self.encoders["image"].load(frame)
-                key = self._media_key(content, "image", f"{n}{setting}")
-                out.append((self._raw("image", raw, key, t, augment), "frame"))
-            if clip.sound is not None:
-                raw = self.encoders["sound"].load(clip.sound)
-                key = self._media_key(content, "sound", "track")
-                out.append((self._raw("sound", raw, key, clip.sound_start, augment), "track"))
-            if self.cache and not augment:
-                start = clip.sound_start if clip.sound is not None else math.nan
-                self.cache.put(index_key, torch.tensor([[start], *([t] for t in clip.times)], dtype=torch.float32))
-        wanted = {"frame": part.frames, "track": part.sound}
-        return [(s, t) for s, t in out if wanted[t]]
-
-    def _read_media(self, part: Part, augment: Augment | None = None) -> list[tuple[Source, str]]:
-        """Sources with their types; several are to be interleaved by time. Raises `MediaError`."""
-        return {"image": self._read_image, "audio": self._read_audio, "video": self._read_video}[part.type](
-            part, augment
-        )
 
     def _add_media(self, row: Row, part: Part, augment: Augment | None) -> None:
         timed: list[tuple[float, int, int, int]] = []
-        for source, type in self._read_media(part, augment):
+        for source, type in self.sources.media(part, augment):
             at = len(row.sources)
             row.sources.append(source)
             if type == "frame" or source.kind == "image":
@@ -288,20 +208,6 @@ class SoftTokenBackbone(Backbone):
 
     # ------------------------------------------------------------------------------------------- encoding
 
-    def _encode_raw(self, kind: str, sources: list[Source]) -> None:
-        """Replaces raw inputs by features, each content once. Always float32: cached and fresh features are the same."""
-        raw = [s for s in sources if not s.ready]
-        if not raw:
-            return
-        keys = [s.key or f"#{i}" for i, s in enumerate(raw)]
-        first = {k: s.value for k, s in reversed(list(zip(keys, raw)))}
-        with torch.autocast(next(self.types.parameters()).device.type, enabled=False):
-            values = dict(zip(first, self.encoders[kind].encode(list(first.values()))))
-        for key, source in zip(keys, raw):
-            source.value, source.ready = values[key], True
-            if kind == "phrase" and source.key and len(self._memo) < 8192:
-                self._memo[key] = values[key]
-
     def embed(self, tokens: Tokens) -> Tensor:
         """[b, L, d]; zeros on padding. Differentiable down to the projectors and the embedding table."""
         device = self.types.weight.device
@@ -315,7 +221,7 @@ class SoftTokenBackbone(Backbone):
             if kind == IDS:
                 rows = self.lm.get_input_embeddings()(torch.cat([s.value for s in sources]).to(device))  # [n, d]
             else:
-                self._encode_raw(kind, sources)
+                self.sources.encode(kind, sources)
                 features = torch.cat([s.value.to(device) for s in sources])  # [n, e + 1]
                 shift = torch.cat([torch.full((s.tokens,), s.time) for s in sources]).to(device)  # [n]
                 rows = self.projectors[kind](features[:, :-1])
@@ -442,7 +348,7 @@ class SoftTokenBackbone(Backbone):
 
         def drain(kind: str) -> None:
             waiting, queue[kind] = list(queue[kind].values()), {}
-            self._encode_raw(kind, waiting)
+            self.sources.encode(kind, waiting)
             for source in waiting:
                 self.cache.put(source.key, source.value)
 
@@ -454,7 +360,7 @@ class SoftTokenBackbone(Backbone):
             for part in sample.media:
                 if part.path not in done:
                     try:
-                        for source, _ in self._read_media(part):
+                        for source, _ in self.sources.media(part):
                             offer(source)
                         done[part.path] = None
                     except MediaError as e:

@@ -71,7 +71,7 @@ class SoundNet(nn.Module):
 
 
 class AudioEncoder(Encoder):
-    """Raw input: log-mel [frames, 64]. Sounds are encoded one by one or in groups of equal length: padding would leak."""
+    """Raw input: log-mel [frames, 64]. Only sounds of equal length share a batch: padding would leak."""
 
     def __init__(self, net: SoundNet, dim: int):
         super().__init__()

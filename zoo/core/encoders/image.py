@@ -19,7 +19,7 @@ SIZE = 224
 def load_efficientnet_lite0(folder: Path) -> nn.Module:
     """timm's `tf_efficientnet_lite0` without its classifier, with the published weights.
 
-    The file names its layers otherwise than timm does, but lists them in the same order; shapes are compared one by one.
+    The file names its layers otherwise than timm does, but lists them in the same order; shapes are compared.
     """
     files = sorted(folder.glob("*.pth"))
     if len(files) != 1:

@@ -1,0 +1,130 @@
+"""Sources of soft tokens from texts and media files: cached features, or raw inputs for the frozen encoders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from datamodules import media
+from datamodules.schema import Part
+from zoo.core.backbones.tokens import Source
+from zoo.core.cache import FeatureCache, feature_key
+
+Augment = Callable[[str, Tensor], Tensor]
+MEMO = 8192  # phrases kept in memory where there is no cache on disk
+
+
+@dataclass(frozen=True)
+class ReadLimits:
+    """What one sample may hold. `text_tokens` counts the conversation's tokens; a longer one is cut and says so."""
+
+    text_tokens: int = 768
+    fps: float = 2.0
+    frames: int = 8
+    media: media.Limits = field(default_factory=media.Limits)
+
+
+class SourceMaker:
+    """Looks in the cache before it opens a file. An augmented input goes past the cache, both ways."""
+
+    def __init__(self, encoders: nn.ModuleDict, limits: ReadLimits, cache: FeatureCache | None):
+        self.encoders, self.limits, self.cache = encoders, limits, cache
+        self._memo: dict[str, Tensor] = {}
+
+    def _key(self, content: str, kind: str) -> str:
+        encoder = self.encoders[kind]
+        return feature_key(content, encoder.setting, encoder.fingerprint())
+
+    def _cached(self, kind: str, key: str, time: float = 0.0) -> Source | None:
+        features = self.cache.get(key) if self.cache else None
+        if features is None:
+            features = self._memo.get(key)
+        return None if features is None else Source(kind, features, len(features), True, time, key)
+
+    def _raw(
+        self, kind: str, raw: Tensor, key: str | None, time: float = 0.0, augment: Augment | None = None
+    ) -> Source:
+        if augment is not None:
+            raw, key = augment(kind, raw), None
+        return Source(kind, raw, self.encoders[kind].num_tokens(raw), False, time, key)
+
+    def text(self, kind: str, ids: Tensor) -> Source:
+        """`kind` is phrase or passage; `ids` [n] are word pieces."""
+        key = self._key(str(ids.tolist()), kind)
+        return self._cached(kind, key) or self._raw(kind, ids, key)
+
+    def media(self, part: Part, augment: Augment | None = None) -> list[tuple[Source, str]]:
+        """Sources with their types; several are to be interleaved by time. Raises `MediaError`."""
+        read = {"image": self._image, "audio": self._audio, "video": self._video}[part.type]
+        return read(part, media.content_hash(part.path), augment)
+
+    def _image(self, part: Part, content: str, augment: Augment | None) -> list[tuple[Source, str]]:
+        key = self._key(content, "image")
+        source = None if augment else self._cached("image", key)
+        if source is None:
+            raw = self.encoders["image"].load(media.read_image(part.path, self.limits.media))
+            source = self._raw("image", raw, key, augment=augment)
+        return [(source, "image")]
+
+    def _audio(self, part: Part, content: str, augment: Augment | None) -> list[tuple[Source, str]]:
+        key = self._key(content, "sound")
+        source = None if augment else self._cached("sound", key)
+        if source is None:
+            raw = self.encoders["sound"].load(media.read_audio(part.path, limits=self.limits.media))
+            source = self._raw("sound", raw, key, augment=augment)
+        return [(source, "sound")]
+
+    def _video(self, part: Part, content: str, augment: Augment | None) -> list[tuple[Source, str]]:
+        """Frames, then the track. The cached `index` [1 + frames, 1] holds their times: no need to open the file."""
+        setting = f"{content}/{self.limits.fps}/{self.limits.frames}"
+        index_key = self._key(f"{setting}/index", "image")
+        out = self._cached_video(setting, index_key) if self.cache and not augment else None
+        if out is None:
+            limits = self.limits
+            clip = media.read_video(part.path, fps=limits.fps, max_frames=limits.frames, limits=limits.media)
+            out = []
+            for n, (frame, time) in enumerate(zip(clip.frames, clip.times)):
+                raw = self.encoders["image"].load(frame)
+                out.append((self._raw("image", raw, self._key(f"{setting}/{n}", "image"), time, augment), "frame"))
+            if clip.sound is not None:
+                raw = self.encoders["sound"].load(clip.sound)
+                key = self._key(f"{setting}/track", "sound")
+                out.append((self._raw("sound", raw, key, clip.sound_start, augment), "track"))
+            if self.cache and not augment:
+                start = clip.sound_start if clip.sound is not None else math.nan
+                self.cache.put(index_key, torch.tensor([[start], *([t] for t in clip.times)], dtype=torch.float32))
+        wanted = {"frame": part.frames, "track": part.sound}
+        return [(source, type) for source, type in out if wanted[type]]
+
+    def _cached_video(self, setting: str, index_key: str) -> list[tuple[Source, str]] | None:
+        index = self.cache.get(index_key)
+        if index is None:
+            return None
+        start, *times = index.flatten().tolist()
+        out = [(self._cached("image", self._key(f"{setting}/{n}", "image"), t), "frame") for n, t in enumerate(times)]
+        if not math.isnan(start):
+            out.append((self._cached("sound", self._key(f"{setting}/track", "sound"), start), "track"))
+        return None if any(s is None for s, _ in out) else out
+
+    @torch.no_grad()
+    def encode(self, kind: str, sources: Sequence[Source]) -> None:
+        """Replaces raw inputs by features in place, each content once.
+
+        Always in float32: fresh and cached features are the same, whatever precision the language model runs in.
+        """
+        raw = [s for s in sources if not s.ready]
+        if not raw:
+            return
+        keys = [s.key or f"#{i}" for i, s in enumerate(raw)]
+        first = {k: s.value for k, s in reversed(list(zip(keys, raw)))}
+        encoder = self.encoders[kind]
+        with torch.autocast(next(encoder.parameters()).device.type, enabled=False):
+            values = dict(zip(first, encoder.encode(list(first.values()))))
+        for key, source in zip(keys, raw):
+            source.value, source.ready = values[key], True
+            if kind == "phrase" and source.key and len(self._memo) < MEMO:
+                self._memo[key] = values[key].cpu()
