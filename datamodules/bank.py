@@ -67,7 +67,9 @@ class PolicyBank:
             labels |= {i: "no" for i in allowed if i in own and labels[i] == "unknown"}
         yes, no = ([i for i in allowed if labels[i] == v] for v in ("yes", "no"))
         rest = [i for i in allowed if labels[i] == "unknown" and i in own]
-        if not yes and (sample.unsafe or not no):  # only a binary label, or none: it holds under its own policy alone
+        explained = "yes" in sample.categories.values()  # perhaps by an entry that is held out
+        if not yes and (not no or (sample.unsafe and not explained)):
+            # only a binary label, or none: it holds under its own policy alone
             if sample.policy is None:
                 raise DataError(
                     f"sample {sample.id!r}: none of its categories is in the policy bank and it has no policy"

@@ -125,12 +125,12 @@ def load_manifest(
     samples: list[Sample] = []
     errors: list[dict[str, str]] = []
     seen: set[str] = set()
-    for n, row in enumerate(read_rows(path), 1):
+    for n, row in read_rows(path):
         where = f"{path.name} line {n}"
         if isinstance(row, DataError):
             errors.append({"id": f"line {n}", "error": f"{where}: {row}"})
             continue
-        id = str(row.get("id")) if isinstance(row, dict) and row.get("id") else f"line {n}"
+        id = str(row["id"]) if isinstance(row, dict) and row.get("id") not in (None, "") else f"line {n}"
         try:
             sample = Sample.from_dict(row, data_dir or path.parent, where)
             if sample.id in seen:
@@ -142,6 +142,11 @@ def load_manifest(
                         f"{where} (id {sample.id!r}): category {category!r} is not in the policy {own.name!r}"
                         f"{near(category, own.ids)}; give data.policy=FILE.yaml or a `policy` in the row"
                     )
+            if sample.unsafe and all(sample.categories.get(i) == "no" for i in own.ids):
+                raise DataError(
+                    f"{where} (id {sample.id!r}): `unsafe` is true but every category of the policy is no: "
+                    "correct one of them"
+                )
         except DataError as e:
             errors.append({"id": id, "error": str(e)})
             continue
@@ -156,21 +161,25 @@ def load_manifest(
     return Corpus(_split(samples, seed), bank, {"errors": errors})
 
 
-def read_rows(path: Path) -> list[Any]:
-    """The JSON value of each non-empty line, or the `DataError` that it deserves."""
+def read_rows(path: Path) -> list[tuple[int, Any]]:
+    """The number and the JSON value of each non-empty line, or the `DataError` that it deserves."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() would cut at U+2028 inside a text
     except OSError as e:
         raise DataError(f"{path}: cannot read the manifest: {e.strerror}") from e
     except UnicodeDecodeError as e:
         raise DataError(f"{path}: not UTF-8 text (byte {e.start}): save it as UTF-8 JSONL") from e
-    rows: list[Any] = []
-    for line in lines:
+    rows: list[tuple[int, Any]] = []
+    for n, line in enumerate(lines, 1):
         if line.strip():
             try:
-                rows.append(json.loads(line))
-            except ValueError as e:
-                rows.append(DataError(f"not valid JSON: {e}"))
+                row = json.loads(line)
+                json.dumps(row, ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                row = DataError("half a surrogate pair (\\ud800 to \\udfff) in a text: write whole characters")
+            except (ValueError, RecursionError) as e:
+                row = DataError(f"not valid JSON: {e}")
+            rows.append((n, row))
     return rows
 
 

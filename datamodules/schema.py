@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,11 +109,14 @@ class Policy:
             if not isinstance(e, dict):
                 raise DataError(f"{where}: entry {n} must be a mapping with id, name and description")
             reject_unknown(e, ("id", "name", "description"), f"{where}: entry {n}")
-            if "id" not in e:
+            if e.get("id") is None:
                 raise DataError(f"{where}: entry {n} has no id")
             id = str(e["id"])
             entries.append(PolicyEntry(id, str(e.get("name") or id), str(e.get("description") or "")))
-        return cls(str(raw.get("name") or "policy"), tuple(entries))
+        try:
+            return cls(str(raw.get("name") or "policy"), tuple(entries))
+        except DataError as e:
+            raise DataError(f"{where}: {e}") from e
 
     @classmethod
     def from_file(cls, path: str | Path) -> Policy:
@@ -122,8 +126,10 @@ class Policy:
             raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as e:
             raise DataError(f"{path}: cannot read the policy: {e.strerror}") from e
-        except (yaml.YAMLError, UnicodeDecodeError) as e:
-            raise DataError(f"{path}: not a YAML policy: {str(e).splitlines()[0]}") from e
+        except (yaml.YAMLError, ValueError) as e:  # ValueError: not UTF-8, or a date such as 2024-13-99
+            mark = getattr(e, "problem_mark", None)
+            at = f" (line {mark.line + 1})" if mark else ""
+            raise DataError(f"{path}: not a YAML policy{at}: {str(e).splitlines()[0]}") from e
         return cls.from_dict(raw, str(path))
 
 
@@ -274,7 +280,7 @@ class Sample:
         where = f"{where} (id {row['id']!r})" if "id" in row else where
         reject_unknown(row, _FIELDS, where)
         for key in ("id", "messages"):
-            if not row.get(key):
+            if not row.get(key) and not (key == "id" and type(row.get(key)) is int):  # rows numbered from 0
                 raise DataError(f"{where}: `{key}` is required and must not be empty")
         if not isinstance(row["messages"], list):
             raise DataError(f"{where}: `messages` must be a list")
@@ -344,8 +350,11 @@ def _part(raw: Any, root: Path, where: str) -> Part:
     name = raw.get("path")
     if not isinstance(name, str) or not name:
         raise DataError(f"{where}: a part of type {kind} needs `path`")
+    for switch in ("sound", "frames"):
+        if not isinstance(raw.get(switch, True), bool):
+            raise DataError(f"{where}: `{switch}` must be true or false, got {raw[switch]!r}")
     path = inside(root, name, where)
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
         raise DataError(f"{where}: {name}: no such file under {root}")
     return Part(kind, path=str(path), sound=raw.get("sound", True), frames=raw.get("frames", True))
 
@@ -353,7 +362,10 @@ def _part(raw: Any, root: Path, where: str) -> Part:
 def inside(root: str | Path, name: str, where: str) -> Path:
     """`root / name`, resolved. Raises `DataError` when it lies outside `root` (by `..`, a link or an absolute path)."""
     root = Path(root).resolve()
-    path = (root / name).resolve()
+    try:
+        path = (root / name).resolve()
+    except (ValueError, OSError, RuntimeError) as e:  # a NUL character, a loop of links
+        raise DataError(f"{where}: {name!r}: not a usable path: {e}") from e
     if path != root and root not in path.parents:
         raise DataError(f"{where}: {name}: lies outside {root}: move the file or set data_dir")
     return path

@@ -4,7 +4,7 @@ from datamodules.schema import DataError, MediaError, Policy, PolicyEntry, Sampl
 from zoo.core.guard import Guard
 from zoo.core.module import GuardModule
 from zoo.core.verdict import Verdict
-from zoo.registry import list_models, load
+from zoo.registry import create, list_models, load
 
 __version__ = "0.1.0"
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "PolicyEntry",
     "Sample",
     "Verdict",
+    "create",
     "list_models",
     "load",
 ]

@@ -7,6 +7,7 @@ special. It takes the type of the value that it replaces.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ import recipes
 from datamodules.schema import DataError, near
 
 GROUPS = ("data", "trainer", "backbone")
+PATHS = ("data_dir", "path", "policy")  # keys that are null until they name a file
+LISTS = ("modalities",)  # keys that are null until they hold a list
 
 
 def recipes_folder() -> Path:
@@ -57,8 +60,11 @@ def compose(arguments: Sequence[str]) -> DictConfig:
     if name not in recipe_names():
         raise DataError(f"unknown recipe {name!r}{near(name, recipe_names())}")
     chosen = []
+    own = _groups(name)
     for group in GROUPS:
         if group in given:
+            if group not in own:
+                raise DataError(f"recipe {name!r} has no {group} to choose; its groups: {', '.join(own)}")
             value = given.pop(group)
             if value not in options(group):
                 raise DataError(f"unknown {group} {value!r}{near(value, options(group))}")
@@ -73,12 +79,27 @@ def compose(arguments: Sequence[str]) -> DictConfig:
     return config
 
 
+def _groups(recipe: str) -> list[str]:
+    """The groups that a recipe's defaults list names."""
+    page = yaml.safe_load((recipes_folder() / f"{recipe}.yaml").read_text(encoding="utf-8"))
+    return [g for d in page["defaults"] if isinstance(d, dict) for g in d]
+
+
 def _set(config: DictConfig, key: str, text: str, recipe: str) -> None:
     known = _keys(config)
     if key not in known:
         raise DataError(f"recipe {recipe!r} has no key {key!r}{near(key, known)}")
+    if text == "???":  # OmegaConf's mark for a value that is missing
+        raise DataError(f"{key}=???: give a value")
     old = OmegaConf.select(config, key, throw_on_missing=False)
-    OmegaConf.update(config, key, _typed(text, old, key))
+    OmegaConf.update(config, key, _literal(_typed(text, old, key)))
+
+
+def _literal(value: Any) -> Any:
+    """`value` with its `${` escaped: a person's text is never an interpolation."""
+    if isinstance(value, list):
+        return [_literal(v) for v in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def _typed(text: str, old: Any, key: str) -> Any:
@@ -87,9 +108,14 @@ def _typed(text: str, old: Any, key: str) -> Any:
         return text
     try:
         value = yaml.safe_load(text) if text else None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: a date such as 2024-13-99
         value = text
     if old is None:
+        name = key.split(".")[-1]
+        if name in PATHS:
+            return None if text in ("", "null") else text  # a folder may be called 2024, or no
+        if name in LISTS and value is not None and not isinstance(value, list):
+            raise DataError(f"{key}={text}: expected a list such as [image, joint]")
         return value if isinstance(value, (bool, int, float, list)) or value is None else text
     if isinstance(old, bool):
         ok = isinstance(value, bool)
@@ -105,6 +131,8 @@ def _typed(text: str, old: Any, key: str) -> Any:
         ok = ok or value is None
     elif isinstance(old, ListConfig):
         ok = isinstance(value, list)
+        if ok and len(old):
+            value = [_typed(str(v), old[0], key) for v in value]  # 1e-3 in a list too
     elif isinstance(old, DictConfig):
         raise DataError(f"{key} is a group: set one of {', '.join(f'{key}.{k}' for k in old)}")
     else:

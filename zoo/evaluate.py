@@ -167,8 +167,9 @@ def evaluate(
             guard.calibration, reasons = calibrate(validation)
         else:
             reasons["threshold"] = "no validation sample: 0.5 and temperature 1"
-    test = data.samples("test")
-    rows = records(judge(module, data, test, accelerator, "test"), guard.calibration)
+    judged = judge(module, data, data.samples("test"), accelerator, "test")
+    test = [o.sample for o in judged]  # without those that could not be read, which are counted in `failed`
+    rows = records(judged, guard.calibration)
     twins = [s for s in test if "twin" in s.meta]
     ablated: list[Record] = []
     needs = sorted({n for s in twins for n in s.meta["needs"]})
@@ -180,8 +181,12 @@ def evaluate(
     c = guard.calibration
     metrics = summarise([*rows, *ablated], c.threshold, c.category_threshold, intervals=True, seed=seed)
     if twins:
-        by_id = {r.id: r for r in rows}
-        metrics["twins"] = twin_accuracy(by_id, list(_quads(twins).values()), threshold=c.threshold, intervals=True)
+        quads = _quads(twins)
+        whole = [
+            q for q in quads if len(q) == max(map(len, quads))
+        ]  # a member that cannot be read takes its quad along
+        metrics["twins"] = twin_accuracy({r.id: r for r in rows}, whole, threshold=c.threshold, intervals=True)
+        metrics["twins"]["incomplete"] = len(quads) - len(whole)
     metrics["temperature"], metrics["category_temperature"] = c.temperature, c.category_temperature
     metrics["calibration_reasons"] = reasons
     metrics["latency_ms"] = latency(guard, test)
@@ -192,11 +197,11 @@ def evaluate(
     return metrics
 
 
-def _quads(twins: Sequence[Sample]) -> dict[str, list[str]]:
+def _quads(twins: Sequence[Sample]) -> list[list[str]]:
     out: dict[str, list[str]] = defaultdict(list)
     for s in twins:
         out[s.meta["twin"]].append(s.id)
-    return dict(out)
+    return list(out.values())
 
 
 def _plots(rows: Sequence[Record], threshold: float, folder: Path) -> None:

@@ -16,7 +16,7 @@ from zoo.core.losses import LossWeights
 from zoo.core.module import GuardModule
 from zoo.core.tables import text_table
 from zoo.evaluate import evaluate
-from zoo.omniguard.model import build_guard
+from zoo.omniguard.model import omniguard
 from zoo.registry import save
 from zoo.soundtagger.model import SoundTagger
 from zoo.soundtagger.module import SoundTaggerModule, has_sound, sound_labels
@@ -35,8 +35,7 @@ class Method:
 
 
 def _build_guard(config: dict[str, Any], data: GuardDataModule) -> GuardModule:
-    backbone = {k: v for k, v in config["backbone"].items() if k != "lr"}
-    guard = build_guard(backbone, data.default_policy, config["recipe"])
+    guard = omniguard(config["backbone"], data.default_policy, config["recipe"])
     return GuardModule(guard, loss=LossWeights(**config["loss"]), **config["optim"])
 
 

@@ -50,7 +50,7 @@ def samples_from(args: argparse.Namespace, errors: list[dict[str, str]]) -> Iter
         return
     path = Path(args.input)
     seen: set[str] = set()
-    for n, row in enumerate(read_rows(path), 1):
+    for n, row in read_rows(path):
         where = f"{path.name} line {n}"
         if isinstance(row, DataError):
             errors.append({"id": f"line {n}", "error": f"{where}: {row}"})
@@ -60,9 +60,8 @@ def samples_from(args: argparse.Namespace, errors: list[dict[str, str]]) -> Iter
             if sample.id in seen:
                 raise DataError(f"{where} (id {sample.id!r}): duplicate id: make ids unique")
         except DataError as e:
-            errors.append(
-                {"id": str(row["id"]) if isinstance(row, dict) and row.get("id") else f"line {n}", "error": str(e)}
-            )
+            named = isinstance(row, dict) and row.get("id") not in (None, "")
+            errors.append({"id": str(row["id"]) if named else f"line {n}", "error": str(e)})
             continue
         seen.add(sample.id)
         yield sample

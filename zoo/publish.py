@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -12,17 +13,22 @@ from zoo import cli
 from zoo.core import weights
 from zoo.core.run import write_json
 
+PUBLISHED = ("README.md", "config.json", "model.safetensors")
 LIMIT = 45_000_000  # bytes
 
 
 def publish(run: Path, name: str, summary: str, folder: Path | None = None) -> Path:
     """Copies weights, config and card, and enters their hashes into the manifest. Returns the new folder."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise DataError(f"{name!r} cannot be a model's name: use letters, digits, '.', '_' and '-'")
     source = weights.find(run)
     config, state = weights.read(source)
     root = folder or weights.checkpoints_folder()
     if (source / "model.safetensors").stat().st_size > LIMIT:
         raise DataError(f"{run}: the weights are over {LIMIT // 10**6} MB: too large to publish here")
     target = root / name
+    if not (source / "README.md").is_file():
+        raise DataError(f"{run}: README.md is missing: a published model needs its card")
     card = (source / "README.md").read_text(encoding="utf-8")
     weights.write(
         target, {k: v for k, v in {**config, "name": name}.items() if k not in ("format", "sha256")}, state, card
@@ -32,7 +38,7 @@ def publish(run: Path, name: str, summary: str, folder: Path | None = None) -> P
         "method": config["method"],
         "summary": summary,
         "parameters": sum(t.numel() for t in state.values()),
-        "files": {f.name: weights.sha256_of(f) for f in sorted(target.iterdir())},
+        "files": {f.name: weights.sha256_of(f) for f in (target / n for n in PUBLISHED)},
     }
     path = root / "manifest.json"
     models = json.loads(path.read_text(encoding="utf-8"))["models"] if path.exists() else {}

@@ -8,14 +8,23 @@ from typing import Any
 import torch
 
 from datamodules.schema import Policy
+from datamodules.taxonomy import DEFAULT_POLICY
 from zoo.core import weights
-from zoo.core.backbones import build
+from zoo.core.backbones import build, describe
 from zoo.core.guard import Calibration, Guard
 
 
 def list_models() -> list[str]:
     """Names of the published models that `load` takes."""
     return sorted(name for name, entry in weights.manifest().items() if entry["kind"] == "guard")
+
+
+def create(backbone: str = "tiny", policy: Policy = DEFAULT_POLICY, cached: bool = True, **settings: Any) -> Guard:
+    """A fresh guard to train: a backbone by name with its settings, e.g. `create("smollm2", lora_rank=8)`.
+
+    `cached` keeps the features of frozen encoders on disk. Raises `DataError` for an unknown backbone or setting.
+    """
+    return Guard(build(describe(backbone, **settings), cached=cached), policy)
 
 
 def load(name: str | Path, device: str | torch.device = "cpu", cached: bool = False) -> Guard:

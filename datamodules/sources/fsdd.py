@@ -15,7 +15,7 @@ from datamodules.sources.files import locate, media_sample
 from datamodules.sources.media_labels import SOUND, SOUND_UNSURE, labels
 
 LICENCE = "CC-BY-SA-4.0"
-PERMISSIVE = True
+PERMISSIVE = False  # share-alike: weights trained on it would have to carry its licence
 TARGET = "prompt"
 SPLIT_OF_SPEAKER = {"theo": "val", "yweweler": "test"}  # the other four train
 

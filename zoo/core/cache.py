@@ -42,6 +42,9 @@ class FeatureCache:
     def __len__(self) -> int:
         return len(self._where) + len(self._pending)
 
+    def __bool__(self) -> bool:
+        return True  # an empty cache is a cache, too
+
     def __contains__(self, key: str) -> bool:
         return key in self._where or key in self._pending
 
@@ -84,13 +87,18 @@ class FeatureCache:
         self._pending_bytes = 0
 
     def _open(self, path: Path) -> None:
-        with open(path, "rb") as f:
-            size = int.from_bytes(f.read(8), "little")
-            header = json.loads(f.read(size))
-        spec, meta = header["data"], header["__metadata__"]
-        first, last = spec["data_offsets"]
-        rows, width = spec["shape"]
-        if spec["dtype"] != "F32" or path.stat().st_size != 8 + size + last:
+        whole = path.stat().st_size
+        try:
+            with open(path, "rb") as f:
+                size = int.from_bytes(f.read(8), "little")
+                header = json.loads(f.read(min(size, whole)))
+            spec, meta = header["data"], header["__metadata__"]
+            first, last = spec["data_offsets"]
+            rows, width = spec["shape"]
+            keys, counts = json.loads(meta["keys"]), json.loads(meta["rows"])
+        except (ValueError, KeyError, TypeError) as e:
+            raise ValueError(f"{path}: damaged feature shard: delete it, it is computed again") from e
+        if spec["dtype"] != "F32" or whole != 8 + size + last or sum(counts) != rows or len(keys) != len(counts):
             raise ValueError(f"{path}: damaged feature shard: delete it, it is computed again")
         if rows == 0:
             data = np.zeros((0, width), dtype=np.float32)
@@ -98,6 +106,6 @@ class FeatureCache:
             data = np.memmap(path, dtype="<f4", mode="r", offset=8 + size + first, shape=(rows, width))
         shard, at = len(self._shards), 0
         self._shards.append(data)
-        for key, n in zip(json.loads(meta["keys"]), json.loads(meta["rows"])):
+        for key, n in zip(keys, counts):
             self._where[key] = (shard, at, n)
             at += n

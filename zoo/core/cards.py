@@ -8,6 +8,12 @@ from typing import Any
 from datamodules.base import GuardDataModule
 from zoo.core.tables import fmt, markdown_table
 
+# Sources whose licence asks for attribution.
+CREDITS = {
+    "esc50": "ESC-10, part of ESC-50: K. J. Piczak, ESC: Dataset for Environmental Sound Classification, 2015 "
+    "(CC-BY-3.0; clips by their Freesound authors).",
+}
+
 
 def _data_lines(data: GuardDataModule) -> str:
     train = data.samples("train")
@@ -51,8 +57,7 @@ verdict says so.
 
 def tagger_card(config: dict[str, Any], metrics: dict[str, Any], data: GuardDataModule) -> str:
     """The card of a sound encoder."""
-    credits = sorted({s.meta["attribution"] for s in data.samples("train") if "attribution" in s.meta})
-    thanks = "\n".join(f"- {c}" for c in credits)
+    thanks = "\n".join(f"- {CREDITS[s]}" for s in sorted({s.source for s in data.samples("train")} & set(CREDITS)))
     return f"""# {config["recipe"].replace("_", "-")}
 
 A sound encoder: log-mel frames (16 kHz, 64 bands, 10 ms) through a small convolution, one token of

@@ -55,6 +55,10 @@ class Outcome:
     category_log_odds: dict[str, float]
     truncated: bool
 
+    def to(self, device: torch.device | str, **kw: bool) -> Outcome:
+        """Itself: Lightning moves what it predicts, and cannot copy a frozen `Sample`."""
+        return self
+
 
 class GuardModule(L.LightningModule):
     """Fine-tunes a guard on verdict, categories and critique at once.
@@ -115,7 +119,7 @@ class GuardModule(L.LightningModule):
                 out |= dict.fromkeys(
                     p.text
                     for p in render(sample, datamodule.default_policy)
-                    if isinstance(p, Text) and p.role == "template"
+                    if isinstance(p, Text) and p.role in ("template", "speaker")
                 )
         return list(out)
 

@@ -21,7 +21,7 @@ SPEAKERS = {"user": "User: ", "assistant": "Assistant: ", "system": "System: ", 
 
 @dataclass(frozen=True)
 class Text:
-    """`role` is template (the zoo's words), policy (the operator's) or content (anybody's)."""
+    """`role` is template or speaker (the zoo's words), policy (the operator's) or content (anybody's)."""
 
     text: str
     role: str
@@ -60,7 +60,7 @@ def render(sample: Sample, policy: Policy) -> list[Piece]:
     pieces += [Text(TASKS[sample.target], "template"), Turn("system", False), Turn("user", True)]
     counts: dict[str, int] = {}
     for message in sample.messages:
-        pieces.append(Text(SPEAKERS[message.role], "template"))
+        pieces.append(Text(SPEAKERS[message.role], "speaker"))
         for part in message.content:
             if part.type == "text":
                 pieces.append(Text(part.text or "", "content"))

@@ -64,10 +64,12 @@ class Parsed:
 _ASSESSMENT = re.compile(
     r"^\s*(?:-\s*)?(?:safety assessment|assessment)\s*:\s*\**(safe|unsafe)\**\s*\.?\s*$", re.I | re.M
 )
+_LONE = re.compile(r"^\s*\**(safe|unsafe)\**\s*\.?\s*$", re.I | re.M)
 _BARE = re.compile(r"\A\s*(safe|unsafe)\s*(?:\n(?P<rest>.*))?\Z", re.I | re.S)
 _CATEGORIES = re.compile(r"^\s*(?:-\s*)?categor(?:y|ies)\s*:[ \t]*(.*)$", re.I | re.M)
 _EXPLANATION = re.compile(
-    r"^\s*(?:-\s*)?(?:explanation|assessment|critique)\s*:\s*(?!(?:safe|unsafe)\s*$)(.+)\Z", re.I | re.M | re.S
+    r"^\s*(?:-\s*)?(?:explanation|assessment|critique)\s*:(?!\s*\**(?:safe|unsafe)\**\s*\.?\s*$)\s*(.+)\Z",
+    re.I | re.M | re.S,
 )
 
 
@@ -82,13 +84,14 @@ def parse(text: str) -> Parsed:
         bare = _BARE.match(text)
         if bare:
             found, rest = {bare.group(1).lower()}, bare.group("rest") or ""
-    if len(found) != 1:
+    if len(found) != 1 or {m.lower() for m in _LONE.findall(text)} - found:
         return Parsed(True, (), None, valid=False)
     listed = _CATEGORIES.search(rest)
     if listed:
         names = listed.group(1)
     elif rest is not text:
         names = rest.split("\n", 1)[0]
+        names = "" if ":" in names else names  # another field's line
     else:
         names = ""
     categories = tuple(n.strip() for n in names.split(",") if n.strip() and n.strip().lower() not in ("none", "n/a"))

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from datamodules.schema import Policy
-from zoo.core.backbones import build
 from zoo.core.guard import Guard
+from zoo.registry import create
 
 
-def build_guard(backbone: dict[str, Any], policy: Policy, name: str, cached: bool = True) -> Guard:
-    """A fresh guard. `backbone` is what `zoo.core.backbones.build` takes."""
-    return Guard(build(backbone, cached=cached), policy, name=name)
+def omniguard(backbone: dict[str, Any], policy: Policy, name: str) -> Guard:
+    """A fresh guard over the backbone that a recipe describes (`name` and settings)."""
+    settings = {k: v for k, v in backbone.items() if k not in ("name", "lr")}
+    guard = create(backbone["name"], policy, **settings)
+    guard.name = name
+    return guard

@@ -27,7 +27,7 @@ from zoo.core.encoders.image import ImageEncoder, load_efficientnet_lite0
 from zoo.core.encoders.text import TextEncoder, load_minilm
 
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "tiny": {"layers": 4, "width": 192, "heads": 6, "mlp": 512, "window": 4, "audio": "audio-tiny"},
+    "tiny": {"layers": 4, "width": 192, "heads": 3, "mlp": 512, "window": 4, "audio": "audio-tiny"},
     "smollm2": {"lora_rank": 16, "lora_alpha": 32, "lora_dropout": 0.0, "audio": "audio-tiny"},
 }
 LIMIT_KEYS = ("text_tokens", "fps", "frames")

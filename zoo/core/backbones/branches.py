@@ -114,16 +114,16 @@ def attention_mask(branches: Branches, prompt_lengths: Tensor, prompt_width: int
     return torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(~mask, torch.finfo(dtype).min).unsqueeze(1)
 
 
-def gather_scores(branches: Branches, hidden: Tensor, head: torch.nn.Module, chunk: int = 2048) -> Scores:
+def gather_scores(branches: Branches, hidden: Tensor, head: torch.nn.Module, chunk: int = 512) -> Scores:
     """Sums the log-probabilities of each option's tokens: `hidden` [b, T, d] → [b, Q, O].
 
     Only the outputs that predict something go through the (wide) output layer, and one that predicts several options'
     first tokens goes once.
     """
-    b, t, _ = hidden.shape
+    t = hidden.shape[1]
     flat = branches.row * t + branches.at  # [M]
     places, inverse = flat.unique(return_inverse=True)  # [U], [M]
-    states = hidden.reshape(b * t, -1)[places]  # [U, d]
+    states = hidden.flatten(0, 1)[places]  # [U, d]
     picked = []
     bounds = torch.arange(0, len(places), chunk).tolist()
     for first in bounds:
@@ -139,6 +139,8 @@ def gather_scores(branches: Branches, hidden: Tensor, head: torch.nn.Module, chu
         values = torch.cat([v for _, v in picked])
         index = (branches.row[mine] * size[1] + branches.slot[mine, 0]) * size[2] + branches.slot[mine, 1]
         logp = logp.flatten().index_add(0, index, values).view(size)
+    else:
+        logp = logp + hidden.sum() * 0.0  # nothing was asked: zero, but on the graph
     return Scores(logp.masked_fill(none & some, -torch.inf), branches.counts)
 
 

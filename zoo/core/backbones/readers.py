@@ -22,7 +22,9 @@ def plain_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 class Reader(Protocol):
-    """`phrase` reads template or policy text (None where there is nothing to read), `content` anybody's."""
+    """`speaker` reads a label of who speaks, in a way that no text can imitate; `phrase` template or policy text (None
+    where there is nothing to read); `content` anybody's.
+    """
 
     def phrase(self, text: str) -> Source | None: ...
     def suffix(self, pieces: Sequence[str]) -> list[Source]: ...
@@ -52,6 +54,9 @@ class TokenReader:
 
     def content(self, ids: Sequence[int]) -> Source | None:
         return self._ids(ids)
+
+    def speaker(self, text: str) -> Source | None:
+        return self._ids([*self._start, *plain_ids(self.tokenizer, text)])
 
     def turn(self, turn: Turn) -> Source:
         if turn.start:
@@ -91,6 +96,9 @@ class EncodedReader:
 
     def content(self, ids: Sequence[int]) -> Source | None:
         return self._make("passage", torch.tensor(ids, dtype=torch.long)) if len(ids) else None
+
+    def speaker(self, text: str) -> Source | None:
+        return self.phrase(text)
 
     def turn(self, turn: Turn) -> Source:
         source = self.phrase(f"{'begin' if turn.start else 'end'} {turn.role}")

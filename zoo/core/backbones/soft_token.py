@@ -6,6 +6,7 @@ carry their time; a video's sound and frames are interleaved by time.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from zoo.core.encoders.base import Encoder
 from zoo.core.prompts import Media, Text, Turn, render
 from zoo.core.query import Query
 
-TYPES = ("template", "policy", "content", "query", "image", "frame", "sound", "track", "turn")
+TYPES = ("template", "policy", "content", "query", "image", "frame", "sound", "track", "turn", "speaker")
 TYPE = {name: i for i, name in enumerate(TYPES)}
 
 
@@ -174,14 +175,16 @@ class SoftTokenBackbone(Backbone):
         for piece in pieces:
             if isinstance(piece, Turn):
                 row.add(self.reader.turn(piece), TYPE["turn"])
-            elif isinstance(piece, Media):
+                continue
+            if isinstance(piece, Media):
                 self._add_media(row, piece.part, augment)
+                continue
+            if piece.role == "content":
+                source = self.reader.content(next(contents))
             else:
-                source = (
-                    self.reader.content(next(contents)) if piece.role == "content" else self.reader.phrase(piece.text)
-                )
-                if source is not None:
-                    row.add(source, TYPE[piece.role])
+                source = (self.reader.speaker if piece.role == "speaker" else self.reader.phrase)(piece.text)
+            if source is not None:
+                row.add(source, TYPE[piece.role])
         return Prepared(sample.id, row, *self._prepare_queries(queries), truncated)
 
     def _prepare_queries(self, queries: Sequence[Query]) -> tuple[Row, br.RowBranches]:
@@ -262,6 +265,8 @@ class SoftTokenBackbone(Backbone):
         return br.gather_scores(branches, hidden, self.lm.get_output_embeddings())
 
     def _continue(self, state: State, x: Tensor, branches: br.Branches) -> Tensor:
+        if not x.shape[1]:
+            return x  # nothing is asked of any row
         mask = br.attention_mask(branches, state.lengths, state.width, self._mask_dtype(x))
         positions = state.lengths[:, None] + branches.depth  # [b, T]
         out = self.lm.get_decoder()(
@@ -330,7 +335,9 @@ class SoftTokenBackbone(Backbone):
         return [self._decode(ids) for ids in out]
 
     def _decode(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=True).strip()
+        # Word pieces come back with spaces before punctuation; byte-level tokens do not.
+        tidy = isinstance(self.reader, EncodedReader)
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=tidy).strip()
 
     # ------------------------------------------------------------------------------------------- filling the cache
 
@@ -354,18 +361,20 @@ class SoftTokenBackbone(Backbone):
 
         for text in dict.fromkeys(phrases):
             offer(self.reader.phrase(text))
-        done: dict[str, str | None] = {}
+        for role, start in itertools.product(("system", "user", "assistant"), (True, False)):
+            offer(self.reader.turn(Turn(role, start)))
+        done: dict[Part, str | None] = {}
         for sample in tqdm(samples, desc="features", unit="sample", disable=len(samples) < 64, leave=False):
             reason = None
             for part in sample.media:
-                if part.path not in done:
+                if part not in done:
                     try:
                         for source, _ in self.sources.media(part):
                             offer(source)
-                        done[part.path] = None
+                        done[part] = None
                     except MediaError as e:
-                        done[part.path] = str(e)
-                reason = reason or done[part.path]
+                        done[part] = str(e)
+                reason = reason or done[part]
             if reason:
                 bad.append((sample, reason))
                 continue

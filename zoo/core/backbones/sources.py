@@ -40,7 +40,7 @@ class SourceMaker:
         return feature_key(content, encoder.setting, encoder.fingerprint())
 
     def _cached(self, kind: str, key: str, time: float = 0.0) -> Source | None:
-        features = self.cache.get(key) if self.cache else None
+        features = self.cache.get(key) if self.cache is not None else None
         if features is None:
             features = self._memo.get(key)
         return None if features is None else Source(kind, features, len(features), True, time, key)
@@ -64,7 +64,7 @@ class SourceMaker:
 
     def _image(self, part: Part, content: str, augment: Augment | None) -> list[tuple[Source, str]]:
         key = self._key(content, "image")
-        source = None if augment else self._cached("image", key)
+        source = None if augment is not None else self._cached("image", key)
         if source is None:
             raw = self.encoders["image"].load(media.read_image(part.path, self.limits.media))
             source = self._raw("image", raw, key, augment=augment)
@@ -72,7 +72,7 @@ class SourceMaker:
 
     def _audio(self, part: Part, content: str, augment: Augment | None) -> list[tuple[Source, str]]:
         key = self._key(content, "sound")
-        source = None if augment else self._cached("sound", key)
+        source = None if augment is not None else self._cached("sound", key)
         if source is None:
             raw = self.encoders["sound"].load(media.read_audio(part.path, limits=self.limits.media))
             source = self._raw("sound", raw, key, augment=augment)
@@ -82,7 +82,8 @@ class SourceMaker:
         """Frames, then the track. The cached `index` [1 + frames, 1] holds their times: no need to open the file."""
         setting = f"{content}/{self.limits.fps}/{self.limits.frames}"
         index_key = self._key(f"{setting}/index", "image")
-        out = self._cached_video(setting, index_key) if self.cache and not augment else None
+        wanted = {"frame": part.frames, "track": part.sound}
+        out = self._cached_video(setting, index_key, wanted) if self.cache is not None and augment is None else None
         if out is None:
             limits = self.limits
             clip = media.read_video(part.path, fps=limits.fps, max_frames=limits.frames, limits=limits.media)
@@ -94,19 +95,22 @@ class SourceMaker:
                 raw = self.encoders["sound"].load(clip.sound)
                 key = self._key(f"{setting}/track", "sound")
                 out.append((self._raw("sound", raw, key, clip.sound_start, augment), "track"))
-            if self.cache and not augment:
+            if self.cache is not None and augment is None:
                 start = clip.sound_start if clip.sound is not None else math.nan
                 self.cache.put(index_key, torch.tensor([[start], *([t] for t in clip.times)], dtype=torch.float32))
-        wanted = {"frame": part.frames, "track": part.sound}
         return [(source, type) for source, type in out if wanted[type]]
 
-    def _cached_video(self, setting: str, index_key: str) -> list[tuple[Source, str]] | None:
+    def _cached_video(self, setting: str, index_key: str, wanted: dict[str, bool]) -> list[tuple[Source, str]] | None:
         index = self.cache.get(index_key)
         if index is None:
             return None
         start, *times = index.flatten().tolist()
-        out = [(self._cached("image", self._key(f"{setting}/{n}", "image"), t), "frame") for n, t in enumerate(times)]
-        if not math.isnan(start):
+        out = []
+        if wanted["frame"]:
+            out += [
+                (self._cached("image", self._key(f"{setting}/{n}", "image"), t), "frame") for n, t in enumerate(times)
+            ]
+        if wanted["track"] and not math.isnan(start):
             out.append((self._cached("sound", self._key(f"{setting}/track", "sound"), start), "track"))
         return None if any(s is None for s, _ in out) else out
 

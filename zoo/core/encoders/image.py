@@ -44,7 +44,9 @@ class ImageEncoder(Encoder):
 
     def __init__(self, trunk: nn.Module, dim: int = 1280, grid: int = 2, size: int = SIZE):
         super().__init__()
-        self.trunk, self.dim, self.grid, self.size = trunk, dim, grid, size
+        # Depthwise convolutions run nearly twice as fast on a CPU with channels last.
+        self.trunk = trunk.to(memory_format=torch.channels_last)
+        self.dim, self.grid, self.size = dim, grid, size
         self.setting = f"image/{grid}/{size}/bicubic/half"
 
     def load(self, image: Image.Image) -> Tensor:
@@ -61,7 +63,8 @@ class ImageEncoder(Encoder):
         out: list[Tensor] = []
         for start in range(0, len(raws), 16):
             pixels = torch.stack(list(raws[start : start + 16])).to(device).float()  # [b, 3, s, s]
-            maps = self.trunk((pixels / 255 - 0.5) / 0.5)  # [b, d, h, w]
+            pixels = ((pixels / 255 - 0.5) / 0.5).contiguous(memory_format=torch.channels_last)
+            maps = self.trunk(pixels)  # [b, d, h, w]
             pooled = nn.functional.adaptive_avg_pool2d(maps, self.grid).flatten(2).transpose(1, 2)  # [b, grid², d]
             out += [with_times(p, torch.zeros(len(p))) for p in pooled]
         return out

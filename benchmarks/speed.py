@@ -1,0 +1,98 @@
+"""Speed as ratios within one run: `python -m benchmarks.speed`.
+
+Verdict first: a batch scored (verdict and every category) against the same batch explained with 64 tokens generated.
+Feature cache: the encoding part of an epoch, from files, against reading the cached features.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from datamodules.base import GuardDataModule
+from zoo import cli
+from zoo.core.cache import FeatureCache
+from zoo.core.query import critique_query, policy_queries
+from zoo.core.run import write_json
+from zoo.registry import load
+
+RESULT = Path(__file__).parent.parent / "results" / "speed.json"
+ROUNDS, ROWS, TOKENS = 5, 16, 64
+
+
+def seconds(what: Callable[[], object], rounds: int = ROUNDS) -> float:
+    what()
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        what()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+@torch.no_grad()
+def verdict_first(model: str, data: GuardDataModule) -> dict[str, float]:
+    """Seconds for a batch of samples: prompt and scores, and prompt and 64 generated tokens."""
+    guard = load(model, cached=True)
+    backbone = guard.backbone
+    samples = data.samples("test")[:ROWS]
+    rows = [backbone.prepare(s, guard.policy_for(s), policy_queries(guard.policy_for(s))) for s in samples]
+    backbone.encode(backbone.collate(rows))  # encodes what the cache lacks, once
+    batch = backbone.collate(rows)
+    terminator = backbone.reader.terminator
+    state = backbone.encode(batch)
+    score = seconds(lambda: backbone.score(backbone.encode(batch)))
+    only = seconds(lambda: backbone.score(state))
+    backbone.reader.terminator = -1  # a token that is never chosen: all 64 are generated, as by a slower talker
+    suffixes = [critique_query(True, ["open fire"])] * len(rows)
+    generate = seconds(lambda: backbone.generate(backbone.encode(batch), suffixes, TOKENS))
+    after = seconds(lambda: backbone.generate(state, suffixes, TOKENS))
+    backbone.reader.terminator = terminator
+    return {
+        "rows": len(rows),
+        "score_seconds": score,
+        "generate_seconds": generate,
+        "ratio": generate / score,
+        "ratio_after_prompt": after / only,
+    }
+
+
+def cached_epoch(model: str, data: GuardDataModule) -> dict[str, float]:
+    """The encoding part of a first and of a second epoch over the validation split."""
+    guard = load(model)
+    backbone, samples = guard.backbone, data.samples("val")
+    with tempfile.TemporaryDirectory() as folder:
+        backbone.cache = FeatureCache(folder)
+        started = time.perf_counter()
+        backbone.warm(samples)
+        first = time.perf_counter() - started
+        backbone.cache = FeatureCache(folder)
+        started = time.perf_counter()
+        backbone.warm(samples)
+        second = time.perf_counter() - started
+    return {"samples": len(samples), "first_seconds": first, "second_seconds": second, "ratio": first / second}
+
+
+def main(arguments: list[str]) -> int:
+    model = arguments[0] if arguments else "omniguard-tiny"
+    data = GuardDataModule("sample")
+    result = {
+        "model": model,
+        "threads": torch.get_num_threads(),
+        "verdict_first": verdict_first(model, data),
+        "cached_epoch": cached_epoch(model, data),
+        "command": "python -m benchmarks.speed",
+    }
+    write_json(RESULT, result)
+    print(RESULT, file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,277 @@
+"""Soft tokens: what is cut, where each medium stands and when, and what a token's embedding is made of."""
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+import torch
+from helpers import random_backbone, write_audio, write_image
+from PIL import Image
+
+from datamodules import media
+from datamodules.schema import Message, Part, Policy, PolicyEntry, Sample
+from zoo.core.backbones.soft_token import TYPE, TYPES, TimeEmbedding, cap_lengths, cut_middle
+from zoo.core.backbones.tokens import IDS, collate_tokens
+from zoo.core.guard import Guard
+from zoo.core.prompts import Media, Text, Turn, render
+from zoo.core.query import policy_queries
+
+POLICY = Policy("p", (PolicyEntry("S1", "open fire", "pictures of fire"), PolicyEntry("S10", "alarm")))
+
+
+# -------------------------------------------------------------------------------------------------------- cutting
+
+
+def test_caps_are_water_filling():
+    """min(length, c) with the largest c that fits; the tokens left over go one each to texts that are cut."""
+    rng = random.Random(0)
+    cases = [[rng.randint(0, 12) for _ in range(rng.randint(1, 5))] for _ in range(300)]
+    for lengths, limit in itertools.product(cases, (0, 1, 5, 9, 17, 40)):
+        caps = cap_lengths(lengths, limit)
+        level = max(c for c in range(61) if sum(min(n, c) for n in lengths) <= limit or c == 0)
+        assert sum(caps) == min(sum(lengths), limit)
+        if sum(lengths) <= limit:
+            assert caps == lengths
+        else:
+            assert all(min(n, level) <= c <= min(n, level + 1) for n, c in zip(lengths, caps)), (lengths, limit, caps)
+
+
+def test_cut_middle_keeps_both_ends():
+    for n, cap in itertools.product(range(12), range(14)):
+        ids = list(range(n))
+        cut = cut_middle(ids, cap)
+        assert len(cut) == min(n, cap)
+        head, tail = cap - cap // 2, cap // 2
+        assert cut == (ids if n <= cap else ids[:head] + ids[n - tail :])
+
+
+def contents(backbone, sample):
+    row = backbone.prepare(sample, POLICY).prompt
+    first = {at: type for at, _, type in reversed(row.layout)}
+    return [s.value.tolist() for i, s in enumerate(row.sources) if first[i] == TYPE["content"]]
+
+
+@pytest.mark.parametrize("kind", ["encoded", "tokens"])
+def test_a_long_message_does_not_push_out_a_short_one(kind):
+    backbone = random_backbone(kind, text_tokens=40)
+    for turns in (("user", "no!" * 500), ("assistant", "a b c")), (("user", "a b c"), ("assistant", "no!" * 500)):
+        sample = Sample("x", tuple(Message(r, (Part("text", text=t),)) for r, t in turns))
+        kept = contents(backbone, sample)
+        whole = [backbone.tokenizer(t, add_special_tokens=False)["input_ids"] for _, t in turns]
+        short, long = (1, 0) if len(whole[0]) > len(whole[1]) else (0, 1)
+        assert kept[short] == whole[short] and len(kept[long]) == 40 - len(whole[short])
+        n = len(kept[long]) // 2
+        assert kept[long][:n] == whole[long][:n] and kept[long][-n:] == whole[long][-n:]
+        assert Guard(backbone, POLICY).moderate(sample).truncated
+        assert not Guard(backbone, POLICY).moderate(Sample.of("a b c")).truncated
+
+
+# ---------------------------------------------------------------------------------------------------------- prompts
+
+
+def test_rendered_pieces():
+    sample = Sample(
+        "x",
+        (
+            Message("user", (Part("text", text="look"), Part("image", path="a"), Part("audio", path="b"))),
+            Message("assistant", (Part("text", text="nice"),)),
+            Message(
+                "user",
+                (Part("image", path="c"), Part("text", text="and"), Part("video", path="d"), Part("image", path="e")),
+            ),
+        ),
+        target="response",
+    )
+    pieces = render(sample, POLICY)
+    assert [(p.part.path, p.number) for p in pieces if isinstance(p, Media)] == [
+        ("a", 1),
+        ("b", 1),
+        ("c", 2),
+        ("d", 1),
+        ("e", 3),
+    ]
+    for i, p in enumerate(pieces):
+        if isinstance(p, Media):
+            assert pieces[i - 1] == Text(f"{p.part.type.capitalize()} {p.number}: ", "template")
+    assert [p.text for p in pieces if isinstance(p, Text) and p.role == "content"] == ["look", "nice", "and"]
+    policy = [p.text for p in pieces if isinstance(p, Text) and p.role == "policy"]
+    assert policy == ["- open fire", ": pictures of fire", "- alarm"]  # names, never ids
+    template = "".join(p.text for p in pieces if isinstance(p, Text) and p.role == "template")
+    assert "Judge the assistant's last response by the policy." in template
+    assert not any("S1" in p.text for p in pieces if isinstance(p, Text))
+    assert isinstance(pieces[0], Turn) and pieces[0] == Turn("system", True) and pieces[-1] == Turn("assistant", True)
+    order = [i for i, p in enumerate(pieces) if isinstance(p, Text) and p.role == "policy"]
+    assert max(order) < min(i for i, p in enumerate(pieces) if isinstance(p, Media))
+
+
+def test_rows_under_one_policy_share_a_prefix():
+    a, b = (render(Sample.of(t), POLICY) for t in ("one", "two"))
+    assert a[: a.index(Turn("user", True)) + 1] == b[: b.index(Turn("user", True)) + 1]
+
+
+# ------------------------------------------------------------------------------------------------------------ media
+
+
+@pytest.fixture
+def clip(tmp_path, monkeypatch):
+    """A clip of three pictures, and 1.2 s of sound that starts at 0.3 s: tokens at 0.46, 0.78, 1.10, 1.42 s."""
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"a clip")
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)) for _ in range(3)]
+    wave = torch.from_numpy(rng.normal(0, 0.1, 19_200).astype(np.float32))
+    made = media.Clip(pictures, [0.0, 0.7, 1.4], wave, 0.3, 1.5)
+    monkeypatch.setattr(media, "read_video", lambda *a, **k: made)
+    return path
+
+
+def timeline(row):
+    """(type, number of the frame or of the sound's token) in reading order, of a row's media."""
+    frames = [i for i, s in enumerate(row.sources) if s.kind == "image"]
+    out = []
+    for at, within, type in row.layout:
+        if TYPES[type] == "frame":
+            out.append(("frame", frames.index(at), within))
+        elif TYPES[type] == "track":
+            out.append(("track", within))
+    return out
+
+
+@pytest.mark.parametrize("kind", ["encoded", "tokens"])
+def test_sound_and_frames_are_interleaved_by_time(kind, clip):
+    row = random_backbone(kind).prepare(Sample.of(video=clip), POLICY).prompt
+    frame = [[("frame", n, i) for i in range(4)] for n in range(3)]
+    assert timeline(row) == [*frame[0], ("track", 0), *frame[1], ("track", 1), ("track", 2), *frame[2], ("track", 3)]
+    places = [i for i, (_, _, t) in enumerate(row.layout) if TYPES[t] in ("frame", "track")]
+    assert places == list(range(places[0], places[0] + len(places)))  # one block
+    assert [s.time for s in row.sources if s.kind == "image"] == [0.0, 0.7, 1.4]
+    assert [s.time for s in row.sources if s.kind == "sound"] == [0.3]
+
+
+@pytest.mark.parametrize("frames, sound", [(True, True), (True, False), (False, True), (False, False)])
+def test_a_sense_can_be_turned_off(clip, frames, sound):
+    part = Part("video", path=str(clip), frames=frames, sound=sound)
+    row = random_backbone("tokens").prepare(Sample("x", (Message("user", (part,)),)), POLICY).prompt
+    kinds = [e[0] for e in timeline(row)]
+    assert kinds.count("frame") == 12 * frames and kinds.count("track") == 4 * sound
+
+
+def test_pictures_and_sounds_keep_their_place(tmp_path):
+    image, other, sound = (
+        write_image(tmp_path / "a.png"),
+        write_image(tmp_path / "b.png", 1),
+        write_audio(tmp_path / "a.wav"),
+    )
+    backbone = random_backbone("tokens")
+    sample = Sample.of("fire", image=[image, other, image], audio=sound, response="no")
+    row = backbone.prepare(sample, POLICY).prompt
+    runs = [TYPES[t] for (_, t), _ in itertools.groupby((at, t) for at, _, t in row.layout)]
+    seen = [r for r in runs if r in ("content", "image", "sound")]
+    assert seen == ["content", "image", "image", "image", "sound", "content"]
+    assert [i for _, i, t in row.layout if t == TYPE["image"]] == [0, 1, 2, 3] * 3
+    pixels = [s.value for s in row.sources if s.kind == "image"]
+    assert torch.equal(pixels[0], pixels[2]) and not torch.equal(pixels[0], pixels[1])
+    # Each is announced by its number.
+    text = backbone.tokenizer.decode([i for s in row.sources if s.kind == IDS for i in s.value.tolist()])
+    assert all(text.count(f"Image {n}: ") == 1 for n in (1, 2, 3)) and text.count("Audio 1: ") == 1
+
+
+def naive(backbone, row):
+    """[L, d]: one token after the other, straight from the definition."""
+    out = []
+    table = backbone.lm.get_input_embeddings().weight
+    features = {i: backbone.encoders[s.kind].encode([s.value])[0] for i, s in enumerate(row.sources) if s.kind != IDS}
+    for at, within, type in row.layout:
+        source = row.sources[at]
+        if source.kind == IDS:
+            out.append(table[source.value[within]])
+            continue
+        *_, time = feature = features[at][within]
+        x = backbone.projectors[source.kind](feature[:-1]) + backbone.types.weight[type]
+        if source.kind in ("image", "sound"):
+            x = x + backbone.time(time + source.time)
+        if source.kind == "image":
+            x = x + backbone.grid.weight[within]
+        out.append(x)
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize("kind", ["encoded", "tokens"])
+@torch.no_grad()
+def test_embeddings_are_made_of_what_they_should(kind, clip, tmp_path):
+    backbone = random_backbone(kind)
+    samples = [
+        Sample.of("a fire", video=clip, image=write_image(tmp_path / "a.png"), id="0"),
+        Sample.of("no", audio=write_audio(tmp_path / "a.wav"), id="1"),
+        Sample.of("the picture shows fire. " * 20, id="2"),
+    ]
+    rows = [backbone.prepare(s, POLICY, policy_queries(POLICY)) for s in samples]
+    expected = [[naive(backbone, r) for r in (p.prompt, p.suffix)] for p in rows]
+    batch = backbone.collate(rows)
+    for part, tokens in enumerate((batch.prompt, batch.suffix)):
+        x = backbone.embed(tokens)
+        for i, wanted in enumerate(expected):
+            n = len(wanted[part])
+            assert tokens.lengths[i] == n
+            torch.testing.assert_close(x[i, :n], wanted[part], rtol=1e-4, atol=1e-4)
+            assert (x[i, n:] == 0).all()
+    torch.testing.assert_close(backbone.input_embeddings(batch), backbone.embed(batch.prompt))
+
+
+@torch.no_grad()
+def test_the_tracks_start_shifts_its_time(clip, monkeypatch):
+    """The same sound, heard later, is the same features under later times."""
+    backbone = random_backbone("tokens")
+    early = media.read_video(clip)
+    late = media.Clip(early.frames, early.times, early.sound, 60.3, early.duration)
+
+    def track():
+        (source,) = [s for s in backbone.prepare(Sample.of(video=clip), POLICY).prompt.sources if s.kind == "sound"]
+        (feature,) = backbone.encoders["sound"].encode([source.value])
+        row = backbone.prepare(Sample.of(video=clip), POLICY).prompt
+        x = backbone.embed(collate_tokens([row], backbone.kinds))[0]
+        return feature, x[[t == TYPE["track"] for _, _, t in row.layout]]
+
+    a, x = track()
+    monkeypatch.setattr(media, "read_video", lambda *args, **kw: late)
+    b, y = track()
+    assert torch.equal(a, b)
+    times = backbone.encoders["sound"].token_times(4)
+    torch.testing.assert_close(y - x, backbone.time(times + 60.3) - backbone.time(times + 0.3), rtol=1e-4, atol=1e-4)
+    assert (y - x).abs().max() > 1e-2
+
+
+def test_times_are_told_apart():
+    torch.manual_seed(0)
+    seconds = torch.tensor([0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 60.0, 120.0])
+    x = TimeEmbedding(16)(seconds)
+    assert x.shape == (8, 16)
+    assert (torch.cdist(x, x) + 10 * torch.eye(8)).min() > 0.05
+
+
+def test_gradients_reach_the_prompts_embeddings_and_the_trainable_parts_only(clip):
+    backbone = random_backbone("encoded")
+    batch = backbone.collate([backbone.prepare(Sample.of("a fire", video=clip), POLICY, policy_queries(POLICY))])
+    backbone.score(backbone.encode(batch)).log_odds(0).sum().backward()
+    for name, p in backbone.named_parameters():
+        if name.startswith("encoders."):
+            assert p.grad is None and not p.requires_grad
+    for part in (
+        "projectors.image.1.weight",
+        "projectors.sound.1.weight",
+        "time.out.weight",
+        "types.weight",
+        "grid.weight",
+    ):
+        assert backbone.get_parameter(part).grad.abs().sum() > 0, part
+
+
+def test_a_batch_moves_as_a_whole():
+    backbone = random_backbone("encoded")
+    batch = backbone.collate([backbone.prepare(Sample.of(t), POLICY, policy_queries(POLICY)) for t in ("a", "fire")])
+    moved = batch.to("meta")
+    assert moved.size == 2 and moved.truncated == [False, False] and moved.ids == batch.ids
+    tensors = [moved.prompt.kind, moved.suffix.lengths, moved.branches.counts, moved.branches.row]
+    tensors += [s.value for v in moved.prompt.sources.values() for s in v]
+    assert all(t.device.type == "meta" for t in tensors)
