@@ -56,7 +56,7 @@ class PolicyBank:
     def draw(self, sample: Sample, rng: random.Random, *, test: bool = False, max_entries: int = 8) -> Policy:
         """A policy under which `sample` has a verdict, if its labels allow one.
 
-        A sample with a broken entry gets a policy with one of them half of the time and one without otherwise, so that
+        A sample with a broken entry gets a policy with one of them three times out of four, so that
         the verdict cannot be read off the sample alone. Entries whose label is unknown join only where the verdict is
         decided without them.
         """
@@ -77,9 +77,9 @@ class PolicyBank:
             ids = [i for i in sample.policy.ids if test or i not in self.held_out]
             rng.shuffle(ids)
             return self._worded(ids, sample, rng, test)
-        size = 2 * max_entries if rng.random() < 0.25 else rng.randint(1, max_entries)
+        size = 2 * max_entries if rng.random() < 0.1 else rng.randint(1, max_entries)
         picked: list[str] = []
-        if yes and (not no or rng.random() < 0.5):
+        if yes and (not no or rng.random() < 0.75):
             picked = rng.sample(yes, min(len(yes), rng.choice((1, 1, 2))))
             no = no + rest
         if rng.random() < (0.8 if picked else 0.5):  # what the sample could be mistaken for

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,16 +55,24 @@ class BalancedSampler(Sampler[tuple[int, int]]):
     """As many samples of each modality an epoch, in an order that (seed, epoch) alone decides.
 
     A modality with fewer samples than its share is gone through several times, each time in a new order, before any
-    sample comes once more; `power` 1 keeps the natural shares, 0 makes them equal.
+    sample comes once more; `power` 1 keeps the natural shares, 0 makes them equal. `shares` then multiplies them: a
+    modality that takes longer to learn may come more often.
     """
 
-    def __init__(self, samples: Sequence[Sample], seed: int = 0, size: int | None = None, power: float = 0.0):
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        seed: int = 0,
+        size: int | None = None,
+        power: float = 0.0,
+        shares: Mapping[str, float] | None = None,
+    ):
         self.seed, self.epoch = seed, 0
         self.buckets: dict[str, list[int]] = {}
         for i, s in enumerate(samples):
             self.buckets.setdefault(s.modality, []).append(i)
         self.size = size or len(samples)
-        weights = {m: len(b) ** power for m, b in sorted(self.buckets.items())}
+        weights = {m: len(b) ** power * (shares or {}).get(m, 1.0) for m, b in sorted(self.buckets.items())}
         total = sum(weights.values())
         shares = {m: int(self.size * w / total) for m, w in weights.items()}
         for m in list(shares)[: self.size - sum(shares.values())]:
@@ -115,6 +123,7 @@ class GuardDataModule(L.LightningDataModule):
         epoch_size: samples an epoch; None: as many as there are.
         seed: of the order of the samples and of the drawn policies; `corpus_seed` is that of the scenes and the splits.
         balance: 0 equal shares of the modalities, 1 their natural ones.
+        shares: factors on those shares, by modality.
     """
 
     modality: str | None = None  # set by the single-modality DataModules
@@ -133,6 +142,7 @@ class GuardDataModule(L.LightningDataModule):
         max_entries: int = 8,
         epoch_size: int | None = None,
         balance: float = 0.0,
+        shares: Mapping[str, float] | None = None,
         scale: float = 1.0,
         licences: str = "all",
         max_rows: int | None = None,
@@ -144,6 +154,7 @@ class GuardDataModule(L.LightningDataModule):
         self.modalities = tuple(modalities) if modalities else (self.modality,) if self.modality else None
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
         self.max_entries, self.epoch_size, self.balance, self.scale = max_entries, epoch_size, balance, scale
+        self.shares = dict(shares or {})
         self.licences, self.max_rows, self.corpus_seed = licences, max_rows, corpus_seed
         self.transform: Callable[..., Any] = pairs
         self.collate: Callable[[list[Any]], Any] = list
@@ -229,7 +240,7 @@ class GuardDataModule(L.LightningDataModule):
         """Batches of any samples; in training with drawn policies and balanced modalities."""
         policy_of = self.train_policy if train else self.fixed_policy
         dataset = SampleDataset(samples, policy_of, functools.partial(self.transform, train=train))
-        sampler = BalancedSampler(samples, self.seed, self.epoch_size, self.balance) if train else None
+        sampler = BalancedSampler(samples, self.seed, self.epoch_size, self.balance, self.shares) if train else None
         return DataLoader(
             dataset,
             batch_size=self.batch_size,

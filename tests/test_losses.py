@@ -80,16 +80,17 @@ def test_training_queries():
     sample = Sample.of("x", unsafe=True, categories={"a": "no", "b": "yes", "c": "unknown"}, critique="It rings.")
     queries, options, kinds = training_queries(sample, POLICY)
     assert queries == [
-        verdict_query(),
+        verdict_query(POLICY),
+        category_query(POLICY.entries[1]),  # what is broken comes first
         category_query(POLICY.entries[0]),
-        category_query(POLICY.entries[1]),
         critique_query(True, ["alarm"], "It rings."),
     ]
-    assert options == [1, 0, 1, 0] and kinds == [VERDICT, CATEGORY, CATEGORY, CRITIQUE]
-    assert queries[0].options[1] == "unsafe" and queries[2].options[1] == "yes"
+    assert options == [1, 1, 0, 0] and kinds == [VERDICT, CATEGORY, CATEGORY, CRITIQUE]
+    assert queries[0].options[1] == "unsafe" and queries[1].options[1] == "yes"
     assert len(training_queries(sample, POLICY, critique=False)[0]) == 3
-    # In another order of the policy the queries follow it.
-    assert [q.suffix[1] for q in training_queries(sample, POLICY.subset(["b", "a"]))[0][1:3]] == ["alarm", "open fire"]
+    assert training_queries(sample, POLICY, critique=False, most=1)[0] == queries[:2]
+    # The verdict recalls the policy in its order, and so does the prompt.
+    assert verdict_query(POLICY.subset(["b", "a"])).text.startswith("- Policy: alarm, open fire")
 
 
 def test_unknown_labels_are_not_asked_for():
@@ -97,7 +98,7 @@ def test_unknown_labels_are_not_asked_for():
     assert training_queries(unknown, POLICY) == ([category_query(POLICY.entries[0])], [0], [CATEGORY])
     assert training_queries(Sample.of("x", critique="Nothing."), POLICY) == ([], [], [])
     safe = Sample.of("x", unsafe=False)
-    assert training_queries(safe, POLICY) == ([verdict_query()], [0], [VERDICT])
+    assert training_queries(safe, POLICY) == ([verdict_query(POLICY)], [0], [VERDICT])
     # Of another policy's labels nothing follows for this one.
     foreign = Sample.of("x", unsafe=True, categories={"z": "yes"}, policy=Policy("z", (PolicyEntry("z", "z"),)))
     assert training_queries(foreign, POLICY)[0] == []

@@ -168,14 +168,15 @@ def test_queries_given_late_equal_prepared_ones(backbone, samples):
 
 
 def test_eager_attention_equals_sdpa(backbone, samples):
-    sdpa = score(backbone, samples, [QUERIES] * 3).logp
-    assert backbone.lm.config._attn_implementation == "sdpa"
-    backbone.lm.config._attn_implementation = "eager"
+    before = backbone.lm.config._attn_implementation
+    scores = {}
     try:
-        eager = score(backbone, samples, [QUERIES] * 3).logp
+        for name in ("eager", "sdpa"):
+            backbone.lm.config._attn_implementation = name
+            scores[name] = score(backbone, samples, [QUERIES] * 3).logp
     finally:
-        backbone.lm.config._attn_implementation = "sdpa"
-    torch.testing.assert_close(eager, sdpa, rtol=1e-4, atol=1e-4)
+        backbone.lm.config._attn_implementation = before
+    torch.testing.assert_close(scores["eager"], scores["sdpa"], rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_equal_full_passes(backbone, samples):
@@ -202,13 +203,14 @@ def test_gradients_equal_full_passes(backbone, samples):
     assert (got[padding] == 0).all()
 
 
-def test_chunks_of_the_output_layer_change_nothing(backbone):
+def test_chunks_of_the_output_layer_change_nothing(backbone, monkeypatch):
     rows = [br.lay_out([2, 1], [[[3, 4], [3, 5, 4]], [[4]]])[0], br.lay_out([3], [[[1, 2, 3], [4]]])[0]]
     branches = br.collate(rows)
     torch.manual_seed(0)
     hidden = torch.randn(2, branches.query.shape[1], 24)
     whole = br.gather_scores(branches, hidden, backbone.lm.get_output_embeddings())
-    parts = br.gather_scores(branches, hidden, backbone.lm.get_output_embeddings(), chunk=2)
+    monkeypatch.setattr(br._TokenLogProbs, "CHUNK", 2)
+    parts = br.gather_scores(branches, hidden, backbone.lm.get_output_embeddings())
     torch.testing.assert_close(parts.logp, whole.logp)
 
 

@@ -36,7 +36,9 @@ class Method:
 
 def _build_guard(config: dict[str, Any], data: GuardDataModule) -> GuardModule:
     guard = omniguard(config["backbone"], data.default_policy, config["recipe"])
-    return GuardModule(guard, loss=LossWeights(**config["loss"]), **config["optim"])
+    return GuardModule(
+        guard, loss=LossWeights(**config["loss"]), max_categories=config["max_categories"], **config["optim"]
+    )
 
 
 def _finish_guard(module: GuardModule, data: GuardDataModule, config: dict[str, Any], run: Path) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from datamodules.schema import Message, Part, Policy, PolicyEntry, Sample
 # Scenes of one modality at scale 1, and quads of each kind (four samples each) by split.
 COUNTS = {"image": 600, "audio": 500, "video": 350, "joint": 140}
 QUADS = {"train": 20, "val": 3, "test": 9}
+MIXED = 1600  # training samples that put pictures, sounds and texts of other training scenes together
 QUAD_KINDS = {
     "text_image": ("text", "image"),
     "image_sound": ("image", "sound"),
@@ -59,6 +60,7 @@ class Plan:
 
     samples: list[Sample] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
+    single: list[tuple[Sample, Content]] = field(default_factory=list)  # training scenes of one file
 
 
 class _Deck:
@@ -96,6 +98,7 @@ def plan(seed: int = 0, scale: float = 1.0) -> Plan:
         for kind in QUAD_KINDS:
             for n in range(max(1, round(QUADS[split] * scale))):
                 _quad(out, seed, split, kind, n)
+    _mixed(out, seed, max(8, round(MIXED * scale)))
     return out
 
 
@@ -128,7 +131,49 @@ def _scenes(out: Plan, seed: int, split: str, modality: str, count: int) -> None
         out.jobs += jobs
         text = say(content.said, rng) if content.said or rng.random() < 0.6 else None
         samples.append(_sample(id, split, modality, id, content, text, jobs))
+        if split == "train" and modality in ("image", "audio") and len(jobs) == 1:
+            out.single.append((samples[-1], content))
     out.samples += _judged(samples, seed, split)
+
+
+def _mixed(out: Plan, seed: int, count: int) -> None:
+    """Joint training samples without new files: what makes harm together is met in ever new company.
+
+    Half of them hold both halves of a joint harm, the others one half and something else in place of the other. The
+    files are those of training scenes of one modality, so nothing of validation or test is in them.
+    """
+    rng = rng_for(seed, "mixed")
+    pictures: dict[str, list[tuple[str, Content]]] = {}
+    sounds: dict[str, list[tuple[str, Content]]] = {}
+    for sample, content in out.single:
+        (part,) = sample.media
+        pool, names = (pictures, content.shown[0]) if part.type == "image" else (sounds, content.heard)
+        for name in names:
+            pool.setdefault(name, []).append((part.path, content))
+    joints = _Deck(list(JOINT), rng)
+    for n in range(count):
+        joint = JOINT[joints.draw()]
+        first_pool = sounds if joint.kind == "image_sound" else None
+        second_pool = sounds if joint.kind == "text_sound" else pictures
+        first, second = joint.first, joint.second
+        swap = rng.random()
+        if swap < 0.25 or second not in second_pool:
+            second = rng.choice([s for s in second_pool if s != second])
+        elif swap < 0.5 or (first_pool is not None and first not in first_pool):
+            first = rng.choice([f for f in first_pool or concepts.ACTIONS if f != first])
+        files = [rng.choice(second_pool[second])]
+        if first_pool is not None:
+            files.append(rng.choice(first_pool[first]))
+        content = Content(
+            shown=next((c.shown for _, c in files if c.shown), ()),
+            heard=next((c.heard for _, c in files if c.heard), ()),
+            said=None if first_pool is not None else first,
+        )
+        text = say(content.said, rng) if content.said or rng.random() < 0.5 else None
+        jobs = [Job(path, "image" if c.shown else "audio", heard=c.heard or None) for path, c in files]
+        near = sorted({joint.id, *content.lookalikes()})
+        id = f"train-mixed-{n:04d}"
+        out.samples.append(_sample(id, "train", "joint", id, content, text, jobs, contrast=near))
 
 
 def _pictures(objects: _Mixed, rng: random.Random) -> tuple[tuple[str, ...], ...]:
@@ -193,7 +238,7 @@ def _sample(
     if any(j.heard is not None for j in jobs):
         info["heard"] = {name: "yes" if name in content.heard else "no" for name in SOUNDS}
     if near:
-        info["contrast"] = near  # entries that a look-alike in the scene seems to break
+        info.setdefault("contrast", near)  # entries that a look-alike in the scene seems to break
         if "yes" not in labels.values():
             info["hard_negative"] = True
     return Sample(
@@ -233,7 +278,8 @@ def _judged(samples: list[Sample], seed: int, split: str) -> list[Sample]:
     order = rng.sample(range(len(samples)), len(samples))
     able = [n for n in order if broken(samples[n])]
     unsafe = set(able[: (len(samples) + 1) // 2])
-    reword = set(order[: len(order) // 2]) if split == "test" else set()
+    # Drawn apart from `unsafe`: wording must tell nothing about the verdict.
+    reword = set(rng.sample(range(len(samples)), len(samples) // 2)) if split == "test" else set()
     out = []
     for n, s in enumerate(samples):
         draw = rng_for(seed, s.id, "policy")

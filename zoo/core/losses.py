@@ -35,22 +35,27 @@ class Targets:
         return Targets(self.option.to(device, **kw), self.kind.to(device, **kw))
 
 
-def training_queries(sample: Sample, policy: Policy, critique: bool = True) -> tuple[list[Query], list[int], list[int]]:
-    """Queries of one sample under `policy` with their right options and kinds. Unknown labels are not asked for."""
+def training_queries(
+    sample: Sample, policy: Policy, critique: bool = True, most: int | None = None
+) -> tuple[list[Query], list[int], list[int]]:
+    """Queries of one sample under `policy` with their right options and kinds. Unknown labels are not asked for.
+
+    At most `most` categories are asked for, those with a yes first: drawn policies are in random order, so the others
+    are a random part.
+    """
     queries: list[Query] = []
     options: list[int] = []
     kinds: list[int] = []
     gold = sample.gold(policy)
     if gold is not None:
-        queries.append(verdict_query())
+        queries.append(verdict_query(policy))
         options.append(int(gold))
         kinds.append(VERDICT)
-    for entry in policy.entries:
-        label = sample.categories.get(entry.id, "unknown")
-        if label != "unknown":
-            queries.append(category_query(entry))
-            options.append(int(label == "yes"))
-            kinds.append(CATEGORY)
+    known = [(e, sample.categories.get(e.id, "unknown")) for e in policy.entries]
+    for entry, label in [x for answer in ("yes", "no") for x in known if x[1] == answer][:most]:
+        queries.append(category_query(entry))
+        options.append(int(label == "yes"))
+        kinds.append(CATEGORY)
     if critique and sample.critique and gold is not None:
         broken = [e.name for e in policy.entries if sample.categories.get(e.id) == "yes"]
         queries.append(critique_query(gold, broken, sample.critique))

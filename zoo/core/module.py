@@ -76,11 +76,13 @@ class GuardModule(L.LightningModule):
         warmup: float = 0.05,
         loss: LossWeights | None = None,
         critique: bool = True,
+        max_categories: int | None = None,
     ):
         super().__init__()
         self.guard = guard
         self.loss_weights = loss or LossWeights()
         self.critique = critique and self.loss_weights.critique > 0
+        self.max_categories = max_categories
         self.save_hyperparameters({"lr": lr, "weight_decay": weight_decay, "betas": list(betas), "warmup": warmup})
         self.val_metrics = GuardMetrics(prefix="val/")
         self.test_metrics = GuardMetrics(prefix="test/")
@@ -126,7 +128,7 @@ class GuardModule(L.LightningModule):
     def prepare(self, sample: Sample, policy: Policy, train: bool) -> Example:
         """Runs in the worker."""
         if train:
-            queries, options, kinds = training_queries(sample, policy, self.critique)
+            queries, options, kinds = training_queries(sample, policy, self.critique, self.max_categories)
         else:
             queries, options, kinds = policy_queries(policy), [], []
         return Example(self.guard.backbone.prepare(sample, policy, queries), options, kinds, sample, policy)
@@ -150,7 +152,7 @@ class GuardModule(L.LightningModule):
         backbone = self.guard.backbone
         loss, parts = guard_loss(backbone.score(backbone.encode(batch.inputs)), batch.targets, self.loss_weights)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.samples))
-        self.log_dict({f"train/{k}": v for k, v in parts.items()}, batch_size=len(batch.samples))
+        self.log_dict({f"train/{k}": v for k, v in parts.items()}, prog_bar=True, batch_size=len(batch.samples))
         return loss
 
     def _judge(self, batch: GuardBatch) -> tuple[Any, Any]:

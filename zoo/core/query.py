@@ -31,8 +31,15 @@ class Query:
         return "".join(self.suffix)
 
 
-def verdict_query() -> Query:
-    return Query(("- Safety Assessment:",), VERDICT_OPTIONS)
+def verdict_query(policy: Policy | None = None) -> Query:
+    """Asks for the verdict after recalling the names of the policy's entries.
+
+    The policy stands before the conversation, so its own tokens cannot look at what is judged; the recalled names can.
+    A small model learns the verdict as fast as the categories that way.
+    """
+    names = [n for e in (policy.entries if policy else ()) for n in (", ", e.name)][1:]
+    recalled = ("- Policy: ", *names, "\n") if names else ()
+    return Query((*recalled, "- Safety Assessment:"), VERDICT_OPTIONS)
 
 
 def category_query(entry: PolicyEntry) -> Query:
@@ -57,4 +64,4 @@ def critique_query(flagged: bool, names: Sequence[str], critique: str = "") -> Q
 
 def policy_queries(policy: Policy) -> list[Query]:
     """The verdict query, then one query an entry in the policy's order."""
-    return [verdict_query(), *(category_query(e) for e in policy.entries)]
+    return [verdict_query(policy), *(category_query(e) for e in policy.entries)]

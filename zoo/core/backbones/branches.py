@@ -114,33 +114,70 @@ def attention_mask(branches: Branches, prompt_lengths: Tensor, prompt_width: int
     return torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(~mask, torch.finfo(dtype).min).unsqueeze(1)
 
 
-def gather_scores(branches: Branches, hidden: Tensor, head: torch.nn.Module, chunk: int = 512) -> Scores:
+class _TokenLogProbs(torch.autograd.Function):
+    """log softmax(states Wᵀ)[row, token] for chosen (row, token) pairs, without keeping the logits.
+
+    The vocabulary is wide and the model narrow, so the logits are most of the memory traffic of a training step: they
+    are made chunk by chunk in the forward pass and again in the backward pass.
+    """
+
+    CHUNK = 256
+
+    @staticmethod
+    def forward(ctx, states: Tensor, weight: Tensor, row: Tensor, token: Tensor) -> Tensor:
+        """states [u, d], weight [v, d] of one dtype; row, token [m] with `row` ascending → float32 [m]."""
+        out, norms = [], []
+        for first, pairs in _TokenLogProbs._chunks(states, row):
+            logits = (states[first : first + _TokenLogProbs.CHUNK] @ weight.T).float()  # [c, v]
+            norms.append(logits[:, 0] - torch.log_softmax(logits, -1)[:, 0])  # [c]
+            local = row[pairs] - first
+            out.append(logits[local, token[pairs]] - norms[-1][local])
+        ctx.save_for_backward(states, weight, row, token, torch.cat(norms))
+        return torch.cat(out)
+
+    @staticmethod
+    def _chunks(states: Tensor, row: Tensor) -> list[tuple[int, slice]]:
+        """First rows of the chunks, with the pairs that fall into each."""
+        firsts = torch.arange(0, len(states), _TokenLogProbs.CHUNK, device=row.device)
+        bounds = [*torch.searchsorted(row, firsts).tolist(), len(row)]
+        return [(f, slice(a, b)) for f, a, b in zip(firsts.tolist(), bounds, bounds[1:])]
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        states, weight, row, token, norms = ctx.saved_tensors
+        to_states = torch.empty_like(states)
+        to_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        total = torch.zeros(len(states), dtype=torch.float32, device=grad.device).index_add_(0, row, grad)  # [u]
+        for first, pairs in _TokenLogProbs._chunks(states, row):
+            chunk = slice(first, first + _TokenLogProbs.CHUNK)
+            slope = (states[chunk] @ weight.T).float()  # [c, v]
+            slope.sub_(norms[chunk, None]).exp_().mul_(-total[chunk, None])
+            slope.index_put_((row[pairs] - first, token[pairs]), grad[pairs], accumulate=True)
+            slope = slope.to(states.dtype)
+            to_states[chunk] = slope @ weight
+            to_weight += slope.T @ states[chunk]
+        return to_states, to_weight.to(weight.dtype), None, None
+
+
+def gather_scores(branches: Branches, hidden: Tensor, head: torch.nn.Linear) -> Scores:
     """Sums the log-probabilities of each option's tokens: `hidden` [b, T, d] → [b, Q, O].
 
-    Only the outputs that predict something go through the (wide) output layer, and one that predicts several options'
-    first tokens goes once.
+    Only the outputs that predict something go through the output layer, and one that predicts several options' first
+    tokens goes once.
     """
-    t = hidden.shape[1]
-    flat = branches.row * t + branches.at  # [M]
-    places, inverse = flat.unique(return_inverse=True)  # [U], [M]
-    states = hidden.flatten(0, 1)[places]  # [U, d]
-    picked = []
-    bounds = torch.arange(0, len(places), chunk).tolist()
-    for first in bounds:
-        logits = head(states[first : first + chunk]).float()  # [u, vocabulary]
-        mine = ((inverse >= first) & (inverse < first + chunk)).nonzero().squeeze(-1)  # [m]
-        local = inverse[mine] - first
-        picked.append((mine, logits[local, branches.token[mine]] - logits.logsumexp(-1)[local]))
+    b, t, d = hidden.shape
     size = branches.counts.shape
     none, some = branches.counts == 0, (branches.counts > 0).any(-1, keepdim=True)
-    logp = torch.zeros(size, dtype=torch.float32, device=hidden.device)
-    if picked:
-        mine = torch.cat([m for m, _ in picked])
-        values = torch.cat([v for _, v in picked])
-        index = (branches.row[mine] * size[1] + branches.slot[mine, 0]) * size[2] + branches.slot[mine, 1]
-        logp = logp.flatten().index_add(0, index, values).view(size)
-    else:
-        logp = logp + hidden.sum() * 0.0  # nothing was asked: zero, but on the graph
+    logp = hidden.new_zeros(size, dtype=torch.float32) + hidden.sum() * 0  # on the graph even with nothing to score
+    if len(branches.at):
+        places, inverse = (branches.row * t + branches.at).unique(return_inverse=True)  # [U], [M]
+        order = inverse.argsort(stable=True)
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+        states = hidden.reshape(b * t, d)[places].to(dtype)  # [U, d]
+        values = _TokenLogProbs.apply(states, head.weight.to(dtype), inverse[order], branches.token[order])  # [M]
+        index = (branches.row * size[1] + branches.slot[:, 0]) * size[2] + branches.slot[:, 1]
+        logp = logp.flatten().index_add(0, index[order], values).view(size)
     return Scores(logp.masked_fill(none & some, -torch.inf), branches.counts)
 
 

@@ -21,6 +21,19 @@ def plain_ids(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
 
+class _Memo(dict):
+    """Token ids of short texts that come again and again: names, options, the template's words."""
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+
+    def __missing__(self, text: str) -> list[int]:
+        if len(self) >= 8192:
+            self.clear()
+        self[text] = ids = plain_ids(self.tokenizer, text)
+        return ids
+
+
 class Reader(Protocol):
     """`speaker` reads a label of who speaks, in a way that no text can imitate; `phrase` template or policy text (None
     where there is nothing to read); `content` anybody's.
@@ -39,28 +52,28 @@ class TokenReader:
     def __init__(
         self, tokenizer: Any, terminator: int, start: Sequence[int], end: Sequence[int], newline: Sequence[int]
     ):
-        self.tokenizer, self.terminator = tokenizer, terminator
+        self.ids, self.terminator = _Memo(tokenizer), terminator
         self._start, self._end, self._newline = list(start), list(end), list(newline)
 
     def _ids(self, ids: Sequence[int]) -> Source | None:
         return Source(IDS, torch.tensor(ids, dtype=torch.long), len(ids)) if len(ids) else None
 
     def phrase(self, text: str) -> Source | None:
-        return self._ids(plain_ids(self.tokenizer, text))
+        return self._ids(self.ids[text])
 
     def suffix(self, pieces: Sequence[str]) -> list[Source]:
-        source = self._ids(plain_ids(self.tokenizer, "".join(pieces)))
+        source = self._ids(self.ids["".join(pieces)])
         return [source] if source else []
 
     def content(self, ids: Sequence[int]) -> Source | None:
         return self._ids(ids)
 
     def speaker(self, text: str) -> Source | None:
-        return self._ids([*self._start, *plain_ids(self.tokenizer, text)])
+        return self._ids([*self._start, *self.ids[text]])
 
     def turn(self, turn: Turn) -> Source:
         if turn.start:
-            ids = [*self._start, *plain_ids(self.tokenizer, turn.role), *self._newline]
+            ids = [*self._start, *self.ids[turn.role], *self._newline]
         else:
             ids = [*self._end, *self._newline]
         source = self._ids(ids)
@@ -69,27 +82,19 @@ class TokenReader:
 
     def answer(self, text: str) -> list[int]:
         """Token ids of an option, terminator last. A leading space: options follow a colon."""
-        return [*plain_ids(self.tokenizer, " " + text), self.terminator]
+        return [*self.ids[" " + text], self.terminator]
 
 
 class EncodedReader:
     """MiniLM's states. A phrase is one token, a content text a passage; options are MiniLM's word pieces."""
 
     def __init__(self, tokenizer: Any, make: Any, terminator: int):
-        self.tokenizer, self.terminator = tokenizer, terminator
+        self.ids, self.terminator = _Memo(tokenizer), terminator
         self._make = make  # (kind, raw ids) -> Source, through the feature cache
-        self._seen: dict[str, Tensor] = {}
-
-    def _raw(self, text: str) -> Tensor:
-        if text not in self._seen:
-            if len(self._seen) > 4096:
-                self._seen.clear()
-            self._seen[text] = torch.tensor(plain_ids(self.tokenizer, text), dtype=torch.long)
-        return self._seen[text]
 
     def phrase(self, text: str) -> Source | None:
         words = text.strip(" \n\t-:,?")
-        return self._make("phrase", self._raw(words)) if words else None
+        return self._make("phrase", torch.tensor(self.ids[words], dtype=torch.long)) if words else None
 
     def suffix(self, pieces: Sequence[str]) -> list[Source]:
         return [s for s in map(self.phrase, pieces) if s is not None]
@@ -106,4 +111,4 @@ class EncodedReader:
         return source
 
     def answer(self, text: str) -> list[int]:
-        return [*plain_ids(self.tokenizer, text), self.terminator]
+        return [*self.ids[text], self.terminator]

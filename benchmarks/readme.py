@@ -1,0 +1,160 @@
+"""Writes the README's tables from the files in `results/`: `python -m benchmarks.readme`.
+
+Each table stands between `<!-- table:NAME -->` and `<!-- end -->`. A figure that no result file has stays blank.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from zoo.core.tables import fmt, markdown_table
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "results"
+README = ROOT / "README.md"
+_BLOCK = re.compile(r"(<!-- table:(?P<name>[a-z_]+) -->\n).*?(<!-- end -->)", re.S)
+
+
+def result(name: str) -> dict[str, Any] | None:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _row(name: str, entry: dict[str, Any] | None) -> list[Any]:
+    if entry is None:
+        return [name, *[""] * 7]
+    return [
+        name,
+        entry["n"],
+        fmt(entry.get("prevalence")),
+        fmt(entry["f1"], entry.get("f1_ci95")),
+        fmt(entry["auprc"], entry.get("auprc_ci95")),
+        fmt(entry["fpr"]),
+        fmt(entry.get("recall_at_fpr5")),
+        fmt(entry["accuracy"]),
+    ]
+
+
+HEAD = ["test slice", "n", "prevalence", "F1 [95 %]", "AUPRC [95 %]", "FPR", "recall at 5 % FPR", "accuracy"]
+
+
+def sample() -> str:
+    m = result("omniguard_sample")
+    if m is None:
+        return ""
+    rows = [_row("all", m["overall"]), *(_row(k, e) for k, e in m["by_modality"].items())]
+    wanted = ("entry:seen", "entry:unseen", "wording:seen", "wording:unseen", "hard_negative")
+    rows += [_row(k, m["by_slice"].get(k)) for k in wanted if k in m["by_slice"]]
+    note = f"Seed {m['seed']}, threshold {m['threshold']:.3f}, expected calibration error {m['ece']:.3f}"
+    return markdown_table(HEAD, rows) + f"\n\n{note}; trained in {m['seconds']['train']:.0f} s, {m['seconds']['total']:.0f} s in all.\n"
+
+
+def twins() -> str:
+    m = result("omniguard_sample")
+    if m is None:
+        return ""
+    t = m["twins"]
+    rows = [["everything", 4 * t["n"], fmt(t["accuracy"], t.get("accuracy_ci95"))]]
+    rows += [[k.replace(":", " "), e["n"], fmt(e["accuracy"])] for k, e in m["by_slice"].items() if k.startswith("without:")]
+    return markdown_table(["what the guard is shown of the twins", "n", "accuracy [95 %]"], rows) + "\n"
+
+
+def _text_rows(ours: dict[str, Any], theirs: dict[str, Any]) -> list[list[Any]]:
+    rows = []
+    for source, base in theirs["by_source"].items():
+        mine = ours["by_source"].get(source)
+        rows.append(
+            [
+                source,
+                base["n"],
+                fmt(base.get("prevalence")),
+                fmt(mine["f1"], mine.get("f1_ci95")) if mine else "",
+                fmt(base["f1"], base.get("f1_ci95")),
+                fmt(mine["auprc"], mine.get("auprc_ci95")) if mine else "",
+                fmt(base["auprc"], base.get("auprc_ci95")),
+            ]
+        )
+    return rows
+
+
+def real_text() -> str:
+    ours, theirs = result("omniguard_real"), result("text_baseline")
+    if ours is None or theirs is None:
+        return ""
+    head = ["source (text)", "n", "prevalence", "F1, omniguard", "F1, TF-IDF", "AUPRC, omniguard", "AUPRC, TF-IDF"]
+    return markdown_table(head, _text_rows(ours, theirs)) + "\n"
+
+
+def real_media() -> str:
+    m = result("omniguard_real")
+    if m is None:
+        return ""
+    rows = [_row(k, e) for k, e in m["by_modality"].items()]
+    for modality in ("image", "audio", "video", "joint"):
+        rows += [_row(k, e) for k, e in m["by_slice"].items() if k.startswith(f"{modality}/entry:")]
+    return markdown_table(HEAD, rows) + f"\n\nSeed {m['seed']}, threshold {m['threshold']:.3f}.\n"
+
+
+def overflagging() -> str:
+    ours, theirs = result("omniguard_real"), result("text_baseline")
+    if ours is None or theirs is None:
+        return ""
+    rows = []
+    for name, m in (("omniguard, real files", ours), ("TF-IDF + logistic regression", theirs)):
+        slices = m["by_slice"]
+        xstest, notinject = m["by_source"].get("xstest"), m["by_source"].get("notinject")
+        rows.append(
+            [
+                name,
+                fmt(xstest["fpr"]) if xstest else "",
+                fmt(xstest["recall"]) if xstest else "",
+                fmt(xstest.get("recall_at_fpr5")) if xstest else "",
+                fmt(notinject["fpr"]) if notinject else "",
+                fmt(slices["benign_contrast"]["fpr"]) if "benign_contrast" in slices else "",
+            ]
+        )
+    head = ["guard", "XSTest FPR", "XSTest recall", "XSTest recall at 5 % FPR", "NotInject FPR", "both, FPR"]
+    return markdown_table(head, rows) + "\n"
+
+
+def speed() -> str:
+    m = result("speed")
+    if m is None:
+        return ""
+    v, c = m["verdict_first"], m["cached_epoch"]
+    rows = [
+        ["verdict and all categories, against 64 generated tokens (prompt included)", f"{v['ratio']:.1f} ×"],
+        ["the same after the prompt is read", f"{v['ratio_after_prompt']:.1f} ×"],
+        ["encoding part of an epoch: from the cache, against from files", f"{c['ratio']:.0f} ×"],
+    ]
+    return markdown_table(["what, in one run", "ratio"], rows) + "\n"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "sample": sample,
+    "twins": twins,
+    "real_text": real_text,
+    "real_media": real_media,
+    "overflagging": overflagging,
+    "speed": speed,
+}
+
+
+def rendered(text: str) -> str:
+    """`text` with its tables made anew. Raises KeyError for a table that nobody writes."""
+    return _BLOCK.sub(lambda m: m.group(1) + TABLES[m.group("name")]() + m.group(3), text)
+
+
+def main() -> int:
+    README.write_text(rendered(README.read_text(encoding="utf-8")), encoding="utf-8")
+    print(README, file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
