@@ -51,7 +51,10 @@ def sample() -> str:
     wanted = ("entry:seen", "entry:unseen", "wording:seen", "wording:unseen", "hard_negative")
     rows += [_row(k, m["by_slice"].get(k)) for k in wanted if k in m["by_slice"]]
     note = f"Seed {m['seed']}, threshold {m['threshold']:.3f}, expected calibration error {m['ece']:.3f}"
-    return markdown_table(HEAD, rows) + f"\n\n{note}; trained in {m['seconds']['train']:.0f} s, {m['seconds']['total']:.0f} s in all.\n"
+    return (
+        markdown_table(HEAD, rows)
+        + f"\n\n{note}; trained in {m['seconds']['train']:.0f} s, {m['seconds']['total']:.0f} s in all.\n"
+    )
 
 
 def twins() -> str:
@@ -60,7 +63,9 @@ def twins() -> str:
         return ""
     t = m["twins"]
     rows = [["everything", 4 * t["n"], fmt(t["accuracy"], t.get("accuracy_ci95"))]]
-    rows += [[k.replace(":", " "), e["n"], fmt(e["accuracy"])] for k, e in m["by_slice"].items() if k.startswith("without:")]
+    rows += [
+        [k.replace(":", " "), e["n"], fmt(e["accuracy"])] for k, e in m["by_slice"].items() if k.startswith("without:")
+    ]
     return markdown_table(["what the guard is shown of the twins", "n", "accuracy [95 %]"], rows) + "\n"
 
 

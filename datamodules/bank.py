@@ -90,12 +90,18 @@ class PolicyBank:
         return self._worded(picked, sample, rng, test)
 
     def _worded(self, ids: list[str] | tuple[str, ...], sample: Sample, rng: random.Random, test: bool) -> Policy:
-        """Entries in one of their wordings each; an id that the bank lacks keeps the sample's own wording."""
+        """Entries in one of their wordings each; an id that the bank lacks keeps the sample's own wording.
+
+        In training a name may stand with another wording's description, or without one: policies of users do.
+        """
         entries: list[PolicyEntry] = []
         names: set[str] = set()
         for id in ids:
             choices = (self.test.get(id) if test else None) or self.train.get(id)
             entry = rng.choice(choices) if choices else sample.policy.entry(id)
+            if choices and not test:
+                description = rng.choice(choices).description if rng.random() < 0.85 else ""
+                entry = PolicyEntry(id, entry.name, description)
             if entry.name not in names:  # two ids may share a wording; one policy may not
                 names.add(entry.name)
                 entries.append(entry)

@@ -7,7 +7,7 @@ import pytest
 from helpers import write_audio, write_image
 
 from datamodules import GuardDataModule
-from datamodules.loading import load_manifest, read_rows
+from datamodules.manifest import load_manifest, read_rows
 from datamodules.schema import DataError, Policy, PolicyEntry
 
 POLICY = Policy("site", (PolicyEntry("fire", "open fire"), PolicyEntry("alarm", "sound of an alarm")))

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from datamodules.loading import read_rows
+import torch
+from datamodules.manifest import read_samples
 from datamodules.schema import DataError, MediaError, Policy, Sample
 from zoo import cli
 from zoo.core.guard import Guard
@@ -48,23 +49,11 @@ def samples_from(args: argparse.Namespace, errors: list[dict[str, str]]) -> Iter
     if args.input is None:
         yield Sample.of(args.text, image=args.image, audio=args.audio, video=args.video, response=args.response)
         return
-    path = Path(args.input)
-    seen: set[str] = set()
-    for n, row in read_rows(path):
-        where = f"{path.name} line {n}"
-        if isinstance(row, DataError):
-            errors.append({"id": f"line {n}", "error": f"{where}: {row}"})
-            continue
-        try:
-            sample = Sample.from_dict(row, args.data_dir or path.parent, where)
-            if sample.id in seen:
-                raise DataError(f"{where} (id {sample.id!r}): duplicate id: make ids unique")
-        except DataError as e:
-            named = isinstance(row, dict) and row.get("id") not in (None, "")
-            errors.append({"id": str(row["id"]) if named else f"line {n}", "error": str(e)})
-            continue
-        seen.add(sample.id)
-        yield sample
+    for _, id, sample in read_samples(args.input, args.data_dir):
+        if isinstance(sample, DataError):
+            errors.append({"id": id, "error": str(sample)})
+        else:
+            yield sample
 
 
 def judge(
@@ -99,21 +88,31 @@ def main(arguments: list[str]) -> int:
     errors: list[dict[str, str]] = []
     if args.input is not None and not Path(args.input).is_file():
         raise DataError(f"{args.input}: no such manifest")
-    guard = load(args.model, device=args.device)
+    try:
+        device = torch.device(args.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as e:
+        raise DataError(f"--device {args.device}: not to be had here: {str(e).splitlines()[0]}") from e
+    guard = load(args.model, device=device)
     batch: list[Sample] = []
+    read = 0
     for sample in samples_from(args, errors):
+        read += 1
         batch.append(sample)
         if len(batch) == args.batch_size:
             judge(guard, batch, policy, args, errors)
             batch = []
     if batch:
         judge(guard, batch, policy, args, errors)
+    if not read and not errors:
+        raise DataError(f"{args.input}: the manifest has no rows")
     if errors:
         for e in errors[:5]:
             print(f"error: {e['error']}", file=sys.stderr)
         if args.input is not None:
-            write_errors(Path(args.errors), errors)
             print(f"{len(errors)} rows could not be judged: see {args.errors}", file=sys.stderr)
+    if args.input is not None and (errors or Path(args.errors).exists()):
+        write_errors(Path(args.errors), errors)  # an older list must not look like this one
     return 1 if errors else 0
 
 

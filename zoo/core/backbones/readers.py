@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from zoo.core.backbones.tokens import IDS, Source
 from zoo.core.prompts import Turn
@@ -72,11 +71,8 @@ class TokenReader:
         return self._ids([*self._start, *self.ids[text]])
 
     def turn(self, turn: Turn) -> Source:
-        if turn.start:
-            ids = [*self._start, *self.ids[turn.role], *self._newline]
-        else:
-            ids = [*self._end, *self._newline]
-        source = self._ids(ids)
+        marks = [*self._start, *self.ids[turn.role]] if turn.start else self._end
+        source = self._ids([*marks, *self._newline])
         assert source is not None
         return source
 
