@@ -1,13 +1,14 @@
 """Every test runs on one thread and in a ZOO_HOME of the session.
 
-A test marked `assets` works with the pretrained parts and the text that `python -m zoo.data fetch` brings; where they have
-not been brought it is skipped: tests do not use the network.
+A test marked `assets` works with the pretrained parts and the text that `python -m zoo.data fetch` brings; where they
+have not been brought it is skipped: tests do not use the network.
 """
 
 import os
 
 import pytest
 import torch
+
 from datamodules.assets import ASSETS
 
 torch.set_num_threads(1)

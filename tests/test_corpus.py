@@ -161,7 +161,9 @@ def test_balance_and_gold(planned):
 def test_test_slices(planned):
     test = [s for s in planned if s.split == "test"]
     assert 0.4 <= np.mean([s.meta["wording"] == "unseen" for s in test]) <= 0.6
-    assert 0.1 <= np.mean([s.meta["entry"] == "unseen" for s in test]) <= 0.3
+    assert 0.05 <= np.mean([s.meta["entry"] == "unseen" for s in test]) <= 0.3
+    for wording in ("seen", "unseen"):  # the wording must tell nothing about the verdict
+        assert 0.4 <= np.mean([s.gold(s.policy) for s in test if s.meta["wording"] == wording]) <= 0.6
     assert any(
         s.meta["entry"] == "unseen" and s.gold(s.policy.subset(sorted(concepts.HELD_OUT & set(s.policy.ids))))
         for s in test
@@ -172,18 +174,33 @@ def test_test_slices(planned):
     assert min(sizes) >= 1 and max(sizes) == 8
     assert any(s.meta.get("hard_negative") for s in test)
     train = {w for ws in concepts.bank().train.values() for w in ws}
+    reworded = {"val": set(), "test": set()}
     for s in planned:
-        if s.split == "val":
-            assert set(s.policy.entries) <= train and not set(s.policy.ids) & concepts.HELD_OUT
-        elif s.split == "test":
+        if s.split != "train":
             assert (set(s.policy.entries) <= train) == (s.meta["wording"] == "seen")
+            reworded[s.split] |= set(s.policy.entries) - train
+        if s.split == "val":
+            assert not set(s.policy.ids) & concepts.HELD_OUT
+    assert reworded["val"] and not reworded["val"] & reworded["test"]  # thresholds are not fitted on test wordings
+
+
+def test_mixed_training_scenes_use_training_files_only(planned):
+    mixed = [s for s in planned if "mixed" in s.id]
+    files = {p.path for s in planned if s.split == "train" and "mixed" not in s.id for p in s.media}
+    others = {p.path for s in planned if s.split != "train" for p in s.media}
+    used = {p.path for s in mixed for p in s.media}
+    assert mixed and used <= files and not used & others
+    broken = np.mean([any(v == "yes" for i, v in s.categories.items() if i.startswith("joint.")) for s in mixed])
+    assert 0.35 <= broken <= 0.65
 
 
 def test_bank_wordings():
     bank = concepts.bank()
     names = [w.name for w in bank.wordings()]
     assert len(names) == len(set(names))
-    assert len({w.description for w in bank.wordings()}) == len(names)
+    assert not {w.description for ws in bank.train.values() for w in ws} & {
+        w.description for ws in bank.test.values() for w in ws
+    }
     assert bank.held_out and all(len(bank.train[i]) >= 4 and len(bank.test[i]) == 2 for i in concepts.IDS)
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 import zoo
 from datamodules.corpus import scenes
 from zoo.core import weights
@@ -15,7 +16,11 @@ from zoo.publish import LIMIT
 def test_manifest_and_files_agree():
     for name, entry in weights.manifest().items():
         folder = weights.find(name)  # raises for a missing file or a wrong hash
-        assert {f.name for f in folder.iterdir()} == set(entry["files"]) == {"README.md", "config.json", "model.safetensors"}
+        assert (
+            {f.name for f in folder.iterdir()}
+            == set(entry["files"])
+            == {"README.md", "config.json", "model.safetensors"}
+        )
         assert (folder / "model.safetensors").stat().st_size <= LIMIT
         config, state = weights.read(folder)
         assert config["name"] == name and sum(t.numel() for t in state.values()) == entry["parameters"]
@@ -25,7 +30,9 @@ def test_a_sound_encoder_is_no_guard():
     with pytest.raises(CheckpointError, match="not a guard"):
         zoo.load("audio-tiny")
     encoder, digest = audio_encoder("audio-tiny")
-    assert encoder.dim == 160 and digest == json.loads((weights.find("audio-tiny") / "config.json").read_text())["sha256"]
+    assert (
+        encoder.dim == 160 and digest == json.loads((weights.find("audio-tiny") / "config.json").read_text())["sha256"]
+    )
     with pytest.raises(CheckpointError, match="not a sound encoder"):
         audio_encoder("omniguard-tiny")
 

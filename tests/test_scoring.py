@@ -287,3 +287,11 @@ def test_several_turns_are_read_in_order(backbone):
     ]
     odds = score(backbone, rows, [[verdict_query()]] * 3).log_odds(0)
     assert odds.unique().numel() == 3
+
+
+def test_one_pass_equals_prompt_then_branches(backbone, samples):
+    queries = [QUERIES, [LETTERS, verdict_query()], [PREFIXES, SINGLE, *policy_queries(POLICY)]]
+    batch = backbone.collate([backbone.prepare(s, POLICY, q) for s, q in zip(samples, queries)])
+    parts, whole = backbone.score(backbone.encode(batch)), backbone.score_batch(batch)
+    torch.testing.assert_close(whole.logp, parts.logp, rtol=1e-5, atol=1e-5)
+    assert torch.equal(whole.tokens, parts.tokens)

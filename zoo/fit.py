@@ -31,6 +31,7 @@ def build_trainer(config: dict[str, Any], run: Path) -> L.Trainer:
         max_epochs=t["max_epochs"],
         max_steps=t["max_steps"],
         gradient_clip_val=t["gradient_clip"],
+        check_val_every_n_epoch=t["val_every"],
         logger=False,
         callbacks=[ModelCheckpoint(run / "checkpoints", filename="last", save_top_k=1), StderrProgress()],
         enable_progress_bar=False,

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+
 from datamodules.manifest import read_samples
 from datamodules.schema import DataError, MediaError, Policy, Sample
 from zoo import cli

@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 
 from datamodules.bank import PolicyBank
-from datamodules.corpus.wordings import WORDINGS
+from datamodules.corpus.wordings import NAMES, WORDINGS
 from datamodules.schema import PolicyEntry
 
 # Phrases are what critiques say: one fixed phrase a concept, so that a small language model can learn to say it.
@@ -275,9 +275,11 @@ def say(action: str | None, rng: random.Random) -> str:
 
 
 def bank() -> PolicyBank:
-    """Four wordings of each entry for training, two more for test, and the held-out ids."""
+    """Wordings of each entry for training, two more for validation and test, and the held-out ids."""
     sides = ({}, {})
     for id in IDS:
         for side, rows in zip(sides, (WORDINGS[id][:4], WORDINGS[id][4:])):
             side[id] = [PolicyEntry(id, name, description) for name, description in rows]
+        written = [e.description for e in sides[0][id]]
+        sides[0][id] += [PolicyEntry(id, name, written[n % 4]) for n, name in enumerate(NAMES[id])]
     return PolicyBank(sides[0], sides[1], HELD_OUT)

@@ -257,9 +257,11 @@ def _sample(
 # ---------------------------------------------------------------------------------------------------------- policies
 
 
-def _entries(ids: list[str], unseen_wording: bool, rng: random.Random) -> Policy:
+def _entries(ids: list[str], unseen_wording: bool, rng: random.Random, split: str) -> Policy:
+    """Of the two wordings that training lacks, one is for validation, where thresholds are fitted, and one for test."""
     bank = concepts.bank()
-    side = bank.test if unseen_wording else bank.train
+    unseen = {id: [wordings[split == "test"]] for id, wordings in bank.test.items()}
+    side = unseen if unseen_wording else bank.train
     entries: list[PolicyEntry] = [rng.choice(side[i]) for i in ids]
     return Policy("scenes", tuple(entries))
 
@@ -279,13 +281,13 @@ def _judged(samples: list[Sample], seed: int, split: str) -> list[Sample]:
     able = [n for n in order if broken(samples[n])]
     unsafe = set(able[: (len(samples) + 1) // 2])
     # Drawn apart from `unsafe`: wording must tell nothing about the verdict.
-    reword = set(rng.sample(range(len(samples)), len(samples) // 2)) if split == "test" else set()
+    reword = set(rng.sample(range(len(samples)), len(samples) // 2))
     out = []
     for n, s in enumerate(samples):
         draw = rng_for(seed, s.id, "policy")
         yes = broken(s)
         picked: list[str] = []
-        surprise = bool(held_out) and draw.random() < 0.15
+        surprise = bool(held_out) and draw.random() < 0.08
         if n in unsafe:
             # What only several modalities together show is the point of a joint scene: prefer it.
             best = [i for i in yes if i.startswith("joint.")] if s.modality == "joint" else []
@@ -312,7 +314,7 @@ def _size(rng: random.Random) -> int:
 
 def _fixed(s: Sample, ids: list[str], unseen_wording: bool, rng: random.Random) -> Sample:
     ids = rng.sample(ids, len(ids))
-    return _under(s, _entries(ids, unseen_wording, rng), unseen_wording)
+    return _under(s, _entries(ids, unseen_wording, rng, s.split), unseen_wording)
 
 
 def _under(s: Sample, policy: Policy, unseen_wording: bool) -> Sample:
@@ -390,5 +392,5 @@ def _twin_policy(members: list[Sample], pair: list[str], seed: int, split: str, 
     free = [i for i in free if i not in HELD_OUT]
     size = rng.choice((2, 3, 4, 5, 6))
     ids = pair + surprise[:1] + rng.sample(free, max(0, min(len(free), size - 2 - len(surprise[:1]))))
-    policy = _entries(rng.sample(ids, len(ids)), split == "test" and n % 2 == 1, rng)
-    return [_under(m, policy, split == "test" and n % 2 == 1) for m in members]
+    policy = _entries(rng.sample(ids, len(ids)), n % 2 == 1, rng, split)
+    return [_under(m, policy, n % 2 == 1) for m in members]

@@ -149,21 +149,16 @@ class GuardModule(L.LightningModule):
         self._count(batch)
         if not batch.samples:
             return None
-        backbone = self.guard.backbone
-        loss, parts = guard_loss(backbone.score(backbone.encode(batch.inputs)), batch.targets, self.loss_weights)
+        loss, parts = guard_loss(self.guard.backbone.score_batch(batch.inputs), batch.targets, self.loss_weights)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.samples))
         self.log_dict({f"train/{k}": v for k, v in parts.items()}, prog_bar=True, batch_size=len(batch.samples))
         return loss
 
-    def _judge(self, batch: GuardBatch) -> tuple[Any, Any]:
-        backbone = self.guard.backbone
-        scores = backbone.score(backbone.encode(batch.inputs))
-        return scores, self.guard.judge(scores, [len(p) for p in batch.policies])
-
     def _evaluate(self, batch: GuardBatch, metrics: GuardMetrics) -> None:
         self._count(batch)
         if batch.samples:
-            _, judged = self._judge(batch)
+            scores = self.guard.backbone.score_batch(batch.inputs)
+            judged = self.guard.judge(scores, [len(p) for p in batch.policies])
             golds = [s.gold(p) for s, p in zip(batch.samples, batch.policies)]
             metrics.update(judged.score.float().tolist(), golds, [s.modality for s in batch.samples])
 
@@ -188,8 +183,7 @@ class GuardModule(L.LightningModule):
         self._count(batch)
         if not batch.samples:
             return []
-        backbone = self.guard.backbone
-        scores = backbone.score(backbone.encode(batch.inputs))
+        scores = self.guard.backbone.score_batch(batch.inputs)
         verdict, categories = scores.log_odds(0).tolist(), scores.log_odds(slice(1, None)).tolist()
         return [
             Outcome(sample, policy, verdict[i], dict(zip(policy.ids, categories[i])), batch.inputs.truncated[i])

@@ -27,7 +27,15 @@ from zoo.core.encoders.image import ImageEncoder, load_efficientnet_lite0
 from zoo.core.encoders.text import TextEncoder, load_minilm
 
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "tiny": {"layers": 4, "width": 192, "heads": 3, "mlp": 512, "window": 4, "audio": "audio-tiny"},
+    "tiny": {
+        "layers": 4,
+        "width": 192,
+        "heads": 3,
+        "mlp": 512,
+        "window": 4,
+        "audio": "audio-tiny",
+        "noise": {"phrase": 0.3, "passage": 0.2, "image": 0.2, "sound": 0.2},
+    },
     "smollm2": {"lora_rank": 16, "lora_alpha": 32, "lora_dropout": 0.0, "audio": "audio-tiny"},
 }
 LIMIT_KEYS = ("text_tokens", "fps", "frames")
@@ -103,7 +111,13 @@ def _tiny(description: dict[str, Any], cache: FeatureCache | None) -> SoftTokenB
         )
     pins = {"minilm": asset_hash("minilm"), "efficientnet-lite0": image_hash, description["audio"]: sound_hash}
     return SoftTokenBackbone(
-        lm, tokenizer, encoders, _pinned(description, pins), limits=_limits(description), cache=cache
+        lm,
+        tokenizer,
+        encoders,
+        _pinned(description, pins),
+        limits=_limits(description),
+        cache=cache,
+        noise=description["noise"],
     )
 
 

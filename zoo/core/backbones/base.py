@@ -54,6 +54,10 @@ class Backbone(nn.Module, ABC):
     def score(self, state: Any, queries: Sequence[Sequence[Query]] | None = None) -> Scores:
         """Scores all queries of all rows as branches, in one pass; None: those that the batch was prepared with."""
 
+    def score_batch(self, batch: Any) -> Scores:
+        """`score(encode(batch))` where nothing else is wanted of the state; a backbone may do it in one pass."""
+        return self.score(self.encode(batch))
+
     @abstractmethod
     def generate(self, state: Any, suffixes: Sequence[Query], max_new_tokens: int = 64) -> list[str]:
         """Greedy text after each row's suffix, from the same state."""

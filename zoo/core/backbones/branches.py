@@ -114,6 +114,18 @@ def attention_mask(branches: Branches, prompt_lengths: Tensor, prompt_width: int
     return torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(~mask, torch.finfo(dtype).min).unsqueeze(1)
 
 
+def whole_mask(branches: Branches, prompt_lengths: Tensor, prompt_width: int, dtype: torch.dtype) -> Tensor:
+    """The additive mask [b, 1, P + T, P + T] of prompts (causal) and branches in one pass."""
+    device = prompt_lengths.device
+    t = branches.query.shape[1]
+    floor = torch.finfo(dtype).min
+    places = torch.arange(prompt_width, device=device)
+    seen = (places[None, None] <= places[:, None]) & (places[None, None] < prompt_lengths[:, None, None])  # [b, P, P]
+    top = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill(~seen, floor)
+    top = torch.nn.functional.pad(top, (0, t), value=floor).unsqueeze(1)  # [b, 1, P, P + T]
+    return torch.cat([top, attention_mask(branches, prompt_lengths, prompt_width, dtype)], dim=2)
+
+
 class _TokenLogProbs(torch.autograd.Function):
     """log softmax(states Wᵀ)[row, token] for chosen (row, token) pairs, without keeping the logits.
 
@@ -146,7 +158,9 @@ class _TokenLogProbs(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         states, weight, row, token, norms = ctx.saved_tensors
         to_states = torch.empty_like(states)
-        to_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        to_weight = None
+        if ctx.needs_input_grad[1]:
+            to_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         total = torch.zeros(len(states), dtype=torch.float32, device=grad.device).index_add_(0, row, grad)  # [u]
         for first, pairs in _TokenLogProbs._chunks(states, row):
             chunk = slice(first, first + _TokenLogProbs.CHUNK)
@@ -155,8 +169,9 @@ class _TokenLogProbs(torch.autograd.Function):
             slope.index_put_((row[pairs] - first, token[pairs]), grad[pairs], accumulate=True)
             slope = slope.to(states.dtype)
             to_states[chunk] = slope @ weight
-            to_weight += slope.T @ states[chunk]
-        return to_states, to_weight.to(weight.dtype), None, None
+            if to_weight is not None:
+                to_weight += slope.T @ states[chunk]
+        return to_states, None if to_weight is None else to_weight.to(weight.dtype), None, None
 
 
 def gather_scores(branches: Branches, hidden: Tensor, head: torch.nn.Linear) -> Scores:

@@ -103,6 +103,26 @@ class TimeEmbedding(nn.Module):
         return self.out(torch.cat([angles.sin(), angles.cos()], dim=-1))
 
 
+class Projector(nn.Module):
+    """Encoder features [n, e] → soft tokens [n, d].
+
+    In training, noise is added to the normalised features: another wording is a point nearby, and a model that has met
+    few wordings must not depend on the exact point. With `noise` 0.2 the cosine to the clean feature is about 0.98.
+    """
+
+    def __init__(self, dim_in: int, dim_out: int, noise: float = 0.0):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim_in, elementwise_affine=False)
+        self.out = nn.Linear(dim_in, dim_out)
+        self.noise = noise
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.norm(features)
+        if self.training and self.noise:
+            x = x + self.noise * torch.randn_like(x)
+        return self.out(x)
+
+
 class SoftTokenBackbone(Backbone):
     """`encoders` by kind: image and sound always; phrase and passage where words are read through an encoder."""
 
@@ -115,6 +135,7 @@ class SoftTokenBackbone(Backbone):
         reader: Reader | None = None,
         limits: ReadLimits | None = None,
         cache: FeatureCache | None = None,
+        noise: dict[str, float] | None = None,
     ):
         super().__init__()
         self.lm = lm
@@ -127,10 +148,7 @@ class SoftTokenBackbone(Backbone):
         self.kinds = (IDS, *sorted(encoders))
         dim = lm.get_input_embeddings().weight.shape[1]
         self.projectors = nn.ModuleDict(
-            {
-                k: nn.Sequential(nn.LayerNorm(e.dim, elementwise_affine=False), nn.Linear(e.dim, dim))
-                for k, e in encoders.items()
-            }
+            {k: Projector(e.dim, dim, float((noise or {}).get(k, 0.0))) for k, e in encoders.items()}
         )
         self.types = nn.Embedding(len(TYPES), dim)
         self.grid = nn.Embedding(self.encoders["image"].grid ** 2, dim)
@@ -263,6 +281,25 @@ class SoftTokenBackbone(Backbone):
         x = self.embed(suffix)  # [b, T, d]
         hidden = self._continue(state, x, branches)
         return br.gather_scores(branches, hidden, self.lm.get_output_embeddings())
+
+    def score_batch(self, batch: Batch) -> Scores:
+        """Prompts and branches in one forward pass: half as many kernels, which is what a small model waits for."""
+        if not batch.suffix.kind.shape[1]:
+            return self.score(self.encode(batch))
+        prompt, suffix = self.embed(batch.prompt), self.embed(batch.suffix)  # [b, p, d], [b, T, d]
+        x = torch.cat([prompt, suffix], dim=1)
+        p, dtype = prompt.shape[1], self._mask_dtype(x)
+        lengths = batch.prompt.lengths.to(x.device)
+        positions = torch.cat(
+            [torch.arange(p, device=x.device).expand(len(x), p), lengths[:, None] + batch.branches.depth], dim=1
+        )
+        out = self.lm.get_decoder()(
+            inputs_embeds=x,
+            attention_mask=br.whole_mask(batch.branches, lengths, p, dtype),
+            position_ids=positions,
+            use_cache=False,
+        )
+        return br.gather_scores(batch.branches, out.last_hidden_state[:, p:], self.lm.get_output_embeddings())
 
     def _continue(self, state: State, x: Tensor, branches: br.Branches) -> Tensor:
         if not x.shape[1]:
