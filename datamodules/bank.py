@@ -82,7 +82,7 @@ class PolicyBank:
         if yes and (not no or rng.random() < 0.75):
             picked = rng.sample(yes, min(len(yes), rng.choice((1, 1, 2))))
             no = no + rest
-        if rng.random() < (0.8 if picked else 0.5):  # what the sample could be mistaken for
+        if rng.random() < 0.7:  # what the sample could be mistaken for
             picked += [i for i in sample.meta.get("contrast", ()) if i in no and i not in picked]
         no = [i for i in no if i not in picked]
         picked += rng.sample(no, min(len(no), max(size - len(picked), 0 if picked else 1)))

@@ -9,6 +9,7 @@ from zoo.core.calibration import (
     MAX_TEMPERATURE,
     MIN_TEMPERATURE,
     expected_calibration_error,
+    fit_shared_threshold,
     fit_temperature,
     fit_threshold,
     threshold_at_fpr,
@@ -137,3 +138,28 @@ def test_ece_known_values_and_edges():
     assert expected_calibration_error([0.0, 1.0], [True, False]) == 1
     assert expected_calibration_error([0.75] * 4 + [0.1], [True, True, True, False, None]) == pytest.approx(0)
     assert expected_calibration_error([], []) is None
+
+
+def test_shared_threshold_is_that_of_the_best_mean_f1():
+    rng = np.random.default_rng(3)
+    golds = (rng.random(240) < 0.4).tolist()
+    groups = ["text"] * 200 + ["audio"] * 40
+    scores = np.clip(np.array(golds) * 0.2 + rng.random(240) * 0.7, 0, 1)
+    scores[200:] *= 0.6  # the rare group scores lower
+    fitted = fit_shared_threshold(scores, golds, groups)
+
+    def mean_f1(threshold: float) -> float:
+        values = []
+        for group in ("text", "audio"):
+            rows = [(s >= threshold, g) for s, g, k in zip(scores, golds, groups) if k == group]
+            hits = sum(f and g for f, g in rows)
+            values.append(2 * hits / (sum(f for f, _ in rows) + sum(g for _, g in rows)))
+        return float(np.mean(values))
+
+    best = max(mean_f1(t) for t in np.linspace(0, 1, 2001))
+    assert mean_f1(fitted.value) == pytest.approx(best, abs=1e-9)
+    assert mean_f1(fit_threshold(scores, golds).value) < best
+    # A group of one class says nothing; rows without a label neither.
+    more = fit_shared_threshold([*scores, 0.99, 0.01], [*golds, False, None], [*groups, "video", "text"])
+    assert more.value == fitted.value
+    assert fit_shared_threshold([0.2, 0.9], [False, False], ["text", "text"]).reason

@@ -18,7 +18,7 @@ from datamodules.base import GuardDataModule
 from datamodules.schema import Sample, canonical_json
 from datamodules.transforms.ablate import without
 from zoo.core import plots
-from zoo.core.calibration import fit_temperature, fit_threshold
+from zoo.core.calibration import fit_shared_threshold, fit_temperature, fit_threshold
 from zoo.core.guard import Calibration, Guard
 from zoo.core.metrics import Record, summarise, twin_accuracy
 from zoo.core.module import GuardModule, Outcome
@@ -42,12 +42,16 @@ def judge(
 
 
 def calibrate(outcomes: Sequence[Outcome]) -> tuple[Calibration, dict[str, str]]:
-    """Temperatures by likelihood and thresholds by F1, on validation outcomes; reasons where one class is missing."""
+    """Temperatures by likelihood, thresholds by F1, on validation outcomes; reasons where one class is missing.
+
+    The verdict's threshold has the best mean F1 over modalities.
+    """
     reasons: dict[str, str] = {}
     golds = [o.sample.gold(o.policy) for o in outcomes]
     log_odds = torch.tensor([o.log_odds for o in outcomes], dtype=torch.float64)
     temperature = fit_temperature(torch.stack([torch.zeros_like(log_odds), log_odds], -1), golds)
-    threshold = fit_threshold(torch.sigmoid(log_odds / temperature).tolist(), golds)
+    scores = torch.sigmoid(log_odds / temperature).tolist()
+    threshold = fit_shared_threshold(scores, golds, [o.sample.modality for o in outcomes])
     pairs = [
         (v, {"yes": True, "no": False}.get(o.sample.categories.get(k, "unknown")))
         for o in outcomes

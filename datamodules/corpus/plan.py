@@ -18,6 +18,7 @@ from datamodules.corpus.concepts import (
     HELD_OUT,
     IDS,
     JOINT,
+    JOINTS,
     OBJECTS,
     PAIRS,
     SOUNDS,
@@ -139,8 +140,9 @@ def _scenes(out: Plan, seed: int, split: str, modality: str, count: int) -> None
 def _mixed(out: Plan, seed: int, count: int) -> None:
     """Joint training samples without new files: what makes harm together is met in ever new company.
 
-    Half of them hold both halves of a joint harm, the others one half and something else in place of the other. The
-    files are those of training scenes of one modality, so nothing of validation or test is in them.
+    Half of them hold both halves of a joint harm. Most others cross two harms, one half of each, as twins do; the rest
+    have something else in place of one half. The files are those of training scenes of one modality, so nothing of
+    validation or test is in them.
     """
     rng = rng_for(seed, "mixed")
     pictures: dict[str, list[tuple[str, Content]]] = {}
@@ -155,12 +157,17 @@ def _mixed(out: Plan, seed: int, count: int) -> None:
         joint = JOINT[joints.draw()]
         first_pool = sounds if joint.kind == "image_sound" else None
         second_pool = sounds if joint.kind == "text_sound" else pictures
+        other = rng.choice([j for j in JOINTS if j.kind == joint.kind and j is not joint])
         first, second = joint.first, joint.second
         swap = rng.random()
-        if swap < 0.25 or second not in second_pool:
-            second = rng.choice([s for s in second_pool if s != second])
-        elif swap < 0.5 or (first_pool is not None and first not in first_pool):
-            first = rng.choice([f for f in first_pool or concepts.ACTIONS if f != first])
+        if swap < 0.35:
+            second = other.second
+        elif swap < 0.425:
+            second = rng.choice(list(second_pool))
+        elif swap < 0.5:
+            first = rng.choice(list(first_pool or concepts.ACTIONS))
+        if second not in second_pool or (first_pool is not None and first not in first_pool):
+            continue  # a corpus of a few scenes may lack a concept
         files = [rng.choice(second_pool[second])]
         if first_pool is not None:
             files.append(rng.choice(first_pool[first]))
@@ -171,9 +178,10 @@ def _mixed(out: Plan, seed: int, count: int) -> None:
         )
         text = say(content.said, rng) if content.said or rng.random() < 0.5 else None
         jobs = [Job(path, "image" if c.shown else "audio", heard=c.heard or None) for path, c in files]
-        near = sorted({joint.id, *content.lookalikes()})
         id = f"train-mixed-{n:04d}"
-        out.samples.append(_sample(id, "train", "joint", id, content, text, jobs, contrast=near))
+        out.samples.append(
+            _sample(id, "train", "joint", id, content, text, jobs, contrast=[joint.id, other.id], mixed=True)
+        )
 
 
 def _pictures(objects: _Mixed, rng: random.Random) -> tuple[tuple[str, ...], ...]:

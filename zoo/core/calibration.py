@@ -146,6 +146,31 @@ def fit_threshold(scores: Any, golds: Any, objective: str = "f1") -> Fitted:
     return Fitted(float(best[np.abs(best - 0.5).argmin()]))
 
 
+def fit_shared_threshold(scores: Any, golds: Any, groups: Sequence[str]) -> Fitted:
+    """The threshold with the highest mean F1 over groups (modalities), so that the most frequent one does not decide.
+
+    Groups without both classes are left out; where none has both, this is `fit_threshold` over all rows. Ties go to
+    the threshold nearest 0.5. `scores` [N] are probabilities, `golds` true | false | None [N].
+    """
+    rows = labelled(scores, golds)
+    kinds = np.asarray(groups)[rows.keep]
+    gold = np.asarray(rows.golds, dtype=bool)
+    value = np.asarray(rows.scores, dtype=np.float64)
+    usable = [k for k in sorted(set(kinds)) if len(set(gold[kinds == k])) == 2]
+    if not usable:
+        return fit_threshold(scores, golds)
+    points = np.unique(value)
+    candidates = np.unique(np.concatenate([(points[1:] + points[:-1]) / 2, [0.5]]))
+    total = np.zeros(len(candidates))
+    for kind in usable:
+        mine = kinds == kind
+        ranked = [np.sort(value[mine & (gold == g)]) for g in (True, False)]
+        hits, alarms = (len(r) - np.searchsorted(r, candidates, side="left") for r in ranked)
+        total += 2 * hits / (hits + alarms + len(ranked[0]))
+    best = np.flatnonzero(total >= total.max() - 1e-12)
+    return Fitted(float(candidates[best[np.abs(candidates[best] - 0.5).argmin()]]), None)
+
+
 def threshold_at_fpr(scores: Any, golds: Any, fpr: float = 0.05) -> Fitted:
     """The lowest threshold (the highest recall) that flags at most a share `fpr` of the safe rows.
 

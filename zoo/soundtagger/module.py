@@ -28,8 +28,9 @@ def sound_labels(sample: Sample) -> dict[str, str]:
 
 
 def has_sound(sample: Sample) -> bool:
-    """Recordings with labels, and the scenes' clips that have a track."""
-    return bool(sound_labels(sample)) and (sample.modality == "audio" or "heard" in sample.meta)
+    """Recordings with labels, and the scenes' clips that have a track; mixed scenes hold the files of others."""
+    heard = sample.modality == "audio" or "heard" in sample.meta
+    return heard and "mixed" not in sample.meta and bool(sound_labels(sample))
 
 
 @dataclass
