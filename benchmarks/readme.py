@@ -92,7 +92,8 @@ def real_text() -> str:
     if ours is None or theirs is None:
         return ""
     head = ["source (text)", "n", "prevalence", "F1, omniguard", "F1, TF-IDF", "AUPRC, omniguard", "AUPRC, TF-IDF"]
-    return markdown_table(head, _text_rows(ours, theirs)) + "\n"
+    note = f"At most {theirs['max_rows']} rows of a source; {theirs['train_rows']} training rows.\n"
+    return markdown_table(head, _text_rows(ours, theirs)) + "\n\n" + note
 
 
 def real_media() -> str:

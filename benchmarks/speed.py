@@ -87,7 +87,6 @@ def main(arguments: list[str]) -> int:
         "threads": torch.get_num_threads(),
         "verdict_first": verdict_first(model, data),
         "cached_epoch": cached_epoch(model, data),
-        "command": "python -m benchmarks.speed",
     }
     write_json(RESULT, result)
     print(RESULT, file=sys.stderr)

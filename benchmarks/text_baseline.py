@@ -1,4 +1,4 @@
-"""TF-IDF and logistic regression on the real text: `python -m benchmarks.text_baseline data_dir=FOLDER`.
+"""TF-IDF and logistic regression on the real text: `python -m benchmarks.text_baseline data_dir=FOLDER [max_rows=N]`.
 
 Trained on the training rows that `recipe=omniguard data=real` trains on, its penalty chosen on the validation rows,
 tested row by row on the same test split. It sees no policy: text test rows under the whole default policy are compared.
@@ -30,7 +30,8 @@ def labelled(data: GuardDataModule, split: str) -> tuple[list[Sample], list[bool
 
 def main(arguments: list[str]) -> int:
     given = split_arguments(arguments)
-    data = GuardDataModule("real", data_dir=given.get("data_dir", "../shared/data"), modalities=("text",))
+    most = int(given["max_rows"]) if "max_rows" in given else None
+    data = GuardDataModule("real", data_dir=given.get("data_dir"), modalities=("text",), max_rows=most)
     (train, y), (val, y_val), (test, y_test) = (labelled(data, s) for s in ("train", "val", "test"))
     scores = tfidf_logreg(
         [text_of(s) for s in train],
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> int:
     ]
     metrics = summarise(records, threshold, intervals=True)
     metrics["data_hash"] = data_hash(data.corpus.samples)
-    metrics["command"] = "python -m benchmarks.text_baseline data_dir=FOLDER"
+    metrics["max_rows"], metrics["train_rows"] = most, len(train)
     write_json(RESULT, metrics)
     print(RESULT, file=sys.stderr)
     return 0

@@ -258,3 +258,11 @@ def test_a_changed_file_is_refused(tmp_path):
     path.unlink()
     with pytest.raises(weights.CheckpointError, match="missing"):
         weights.read(tmp_path)
+
+
+def test_evidence_mixes_the_verdict_with_the_likeliest_category():
+    """By hand: 0.25 × the verdict's log-odds and 0.75 × the highest of the row's own entries; padding never counts."""
+    guard = Guard(random_backbone("tokens"), ONE, Calibration(temperature=2.0, evidence=0.75))
+    judged = guard.judge(scores_of([[2.0, 4.0, -4.0, 8.0], [-2.0, 4.0, 99.0, 99.0]]), [3, 1])
+    expected = torch.sigmoid(torch.tensor([(0.5 + 6.0) / 2, (-0.5 + 3.0) / 2]))
+    torch.testing.assert_close(judged.score, expected)

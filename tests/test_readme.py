@@ -1,6 +1,7 @@
 """The README's script runs, and its tables are what the result files say."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -57,8 +58,9 @@ def test_the_plain_lightning_script_runs(tmp_path):
     (tmp_path / "my.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     policy = {"name": "colours", "entries": [{"id": "red", "name": "red", "description": "A red picture."}]}
     (tmp_path / "site-rules.yaml").write_text(json.dumps(policy), encoding="utf-8")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Verdict(id='sample'" in done.stdout

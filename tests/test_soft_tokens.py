@@ -258,8 +258,8 @@ def test_gradients_reach_the_prompts_embeddings_and_the_trainable_parts_only(cli
         if name.startswith("encoders."):
             assert p.grad is None and not p.requires_grad
     for part in (
-        "projectors.image.1.weight",
-        "projectors.sound.1.weight",
+        "projectors.image.out.weight",
+        "projectors.sound.out.weight",
         "time.out.weight",
         "types.weight",
         "grid.weight",

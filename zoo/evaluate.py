@@ -19,7 +19,7 @@ from datamodules.schema import Sample, canonical_json
 from datamodules.transforms.ablate import without
 from zoo.core import plots
 from zoo.core.calibration import fit_shared_threshold, fit_temperature, fit_threshold
-from zoo.core.guard import Calibration, Guard
+from zoo.core.guard import Calibration, Guard, mixed_odds
 from zoo.core.metrics import Record, summarise, twin_accuracy
 from zoo.core.module import GuardModule, Outcome
 from zoo.core.progress import StderrProgress
@@ -42,15 +42,23 @@ def judge(
 
 
 def calibrate(outcomes: Sequence[Outcome]) -> tuple[Calibration, dict[str, str]]:
-    """Temperatures by likelihood, thresholds by F1, on validation outcomes; reasons where one class is missing.
+    """Temperatures and the weight of the categories by likelihood, thresholds by F1, all on validation outcomes.
 
-    The verdict's threshold has the best mean F1 over modalities.
+    The verdict's threshold has the best mean F1 over modalities. Reasons say where one class is missing.
     """
     reasons: dict[str, str] = {}
     golds = [o.sample.gold(o.policy) for o in outcomes]
-    log_odds = torch.tensor([o.log_odds for o in outcomes], dtype=torch.float64)
-    temperature = fit_temperature(torch.stack([torch.zeros_like(log_odds), log_odds], -1), golds)
-    scores = torch.sigmoid(log_odds / temperature).tolist()
+    if not outcomes:
+        return Calibration(), {"threshold": "no validation sample"}
+    verdict, likeliest = odds_of(outcomes)
+    fits = []
+    both = {True, False} <= set(golds)  # from one class nothing can be fitted
+    for evidence in (n / 10 for n in range(11 if both else 1)):
+        odds = mixed_odds(verdict, likeliest, evidence)
+        temperature = fit_temperature(torch.stack([torch.zeros_like(odds), odds], -1), golds)
+        fits.append((_nll(odds / temperature, golds), evidence, temperature))
+    _, evidence, temperature = min(fits)
+    scores = torch.sigmoid(mixed_odds(verdict, likeliest, evidence) / temperature).tolist()
     threshold = fit_shared_threshold(scores, golds, [o.sample.modality for o in outcomes])
     pairs = [
         (v, {"yes": True, "no": False}.get(o.sample.categories.get(k, "unknown")))
@@ -64,7 +72,23 @@ def calibrate(outcomes: Sequence[Outcome]) -> tuple[Calibration, dict[str, str]]
     for name, fitted in (("threshold", threshold), ("category_threshold", category_threshold)):
         if fitted.reason:
             reasons[name] = fitted.reason
-    return Calibration(temperature, threshold.value, category_temperature, category_threshold.value), reasons
+    return Calibration(temperature, threshold.value, category_temperature, category_threshold.value, evidence), reasons
+
+
+def odds_of(outcomes: Sequence[Outcome]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-odds of the verdict query and of the likeliest category, float64 [n] each."""
+    verdict = torch.tensor([o.log_odds for o in outcomes], dtype=torch.float64)
+    likeliest = torch.tensor([max(o.category_log_odds.values()) for o in outcomes], dtype=torch.float64)
+    return verdict, likeliest
+
+
+def _nll(odds: torch.Tensor, golds: Sequence[bool | None]) -> float:
+    """Mean negative log-likelihood over the labelled rows; 0 without one."""
+    rows = [(x, float(g)) for x, g in zip(odds.tolist(), golds) if g is not None]
+    if not rows:
+        return 0.0
+    x, y = torch.tensor(rows, dtype=torch.float64).T
+    return torch.nn.functional.binary_cross_entropy_with_logits(x, y).item()
 
 
 def slices_of(sample: Sample) -> tuple[str, ...]:
@@ -87,10 +111,12 @@ def records(
     outcomes: Sequence[Outcome], calibration: Calibration, slices: tuple[str, ...] | None = None
 ) -> list[Record]:
     """Calibrated records of judged samples; `slices` replaces those of the samples (for ablated copies)."""
+    if not outcomes:
+        return []
+    odds = mixed_odds(*odds_of(outcomes), calibration.evidence) / calibration.temperature
     out = []
-    for o in outcomes:
+    for o, score in zip(outcomes, torch.sigmoid(odds).tolist()):
         s = o.sample
-        score = torch.sigmoid(torch.tensor(o.log_odds / calibration.temperature, dtype=torch.float64)).item()
         categories = {
             k: torch.sigmoid(torch.tensor(v / calibration.category_temperature, dtype=torch.float64)).item()
             for k, v in o.category_log_odds.items()
@@ -192,6 +218,7 @@ def evaluate(
         metrics["twins"] = twin_accuracy({r.id: r for r in rows}, whole, threshold=c.threshold, intervals=True)
         metrics["twins"]["incomplete"] = len(quads) - len(whole)
     metrics["temperature"], metrics["category_temperature"] = c.temperature, c.category_temperature
+    metrics["evidence"] = c.evidence
     metrics["calibration_reasons"] = reasons
     metrics["latency_ms"] = latency(guard, test)
     metrics["seed"], metrics["data_hash"] = seed, data_hash(data.corpus.samples)

@@ -18,12 +18,22 @@ from zoo.core.verdict import Verdict
 
 @dataclass(frozen=True)
 class Calibration:
-    """Fitted on validation data, never on test data. Temperatures divide log-odds; thresholds are probabilities."""
+    """Fitted on validation data, never on test data. Temperatures divide log-odds; thresholds are probabilities.
+
+    The verdict's log-odds are mixed with those of its likeliest category: `evidence` 0 is the verdict query alone, 1
+    the categories alone.
+    """
 
     temperature: float = 1.0
     threshold: float = 0.5
     category_temperature: float = 1.0
     category_threshold: float = 0.5
+    evidence: float = 0.0
+
+
+def mixed_odds(verdict: Tensor, likeliest: Tensor, evidence: float) -> Tensor:
+    """Log-odds of the verdict query and of the likeliest category as one, [b] each."""
+    return (1 - evidence) * verdict + evidence * likeliest
 
 
 @dataclass
@@ -60,12 +70,14 @@ class Guard(nn.Module):
     def judge(self, scores: Scores, entries: Sequence[int]) -> Judged:
         """Probabilities from scored `policy_queries`; `entries[i]` is the size of row i's policy."""
         c = self.calibration
-        verdict = torch.sigmoid(scores.log_odds(0) / c.temperature)  # [b]
-        categories = torch.sigmoid(scores.log_odds(slice(1, None)) / c.category_temperature)  # [b, k]
-        real = (
-            torch.arange(categories.shape[1], device=categories.device)
-            < torch.tensor(entries, device=categories.device)[:, None]
-        )
+        odds = scores.log_odds(slice(1, None))  # [b, k]
+        sizes = torch.tensor(entries, device=odds.device)
+        real = torch.arange(odds.shape[1], device=odds.device) < sizes[:, None]  # [b, k]
+        verdict = scores.log_odds(0)  # [b]
+        if c.evidence:
+            verdict = mixed_odds(verdict, odds.masked_fill(~real, -torch.inf).amax(-1), c.evidence)
+        verdict = torch.sigmoid(verdict / c.temperature)
+        categories = torch.sigmoid(odds / c.category_temperature)  # [b, k]
         return Judged(verdict, categories * real)
 
     def verdicts(
