@@ -60,6 +60,7 @@ def build(description: dict[str, Any], cached: bool = False) -> Backbone:
     description = describe(**description)
     builder: Callable[..., Backbone] = {"tiny": _tiny, "smollm2": _smollm2}[description["name"]]
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # the report of the pooler that MiniLM does not need
     return builder(description, FeatureCache(zoo_home() / "features") if cached else None)
 
 
