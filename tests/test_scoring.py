@@ -49,7 +49,7 @@ def samples(tmp_path_factory):
 
 
 def embed_row(backbone, row):
-    return backbone.embed(collate_tokens([row], backbone.kinds))  # [1, L, d]
+    return backbone.embed(collate_tokens([row], backbone.kinds))[:, : len(row)]  # [1, L, d], without the padding
 
 
 def prompt_of(backbone, sample, policy=POLICY):

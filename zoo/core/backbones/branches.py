@@ -89,9 +89,20 @@ class Branches:
         return Branches(**{f.name: getattr(self, f.name).to(device, **kw) for f in fields(self)})
 
 
+def round_up(n: int, step: int = 8) -> int:
+    """The next multiple of `step`. Kernels are compiled and kept for each shape: rounded shapes are few."""
+    return -(-n // step) * step
+
+
+def pad_rows(rows: Sequence[Tensor], value: int) -> Tensor:
+    """Rows [n] of several lengths as [b, L], L rounded up."""
+    out = pad_sequence(list(rows), batch_first=True, padding_value=value)
+    return torch.nn.functional.pad(out, (0, round_up(out.shape[1]) - out.shape[1]), value=value)
+
+
 def collate(rows: Sequence[RowBranches]) -> Branches:
     def pad(name: str, value: int) -> Tensor:
-        return pad_sequence([getattr(r, name) for r in rows], batch_first=True, padding_value=value)
+        return pad_rows([getattr(r, name) for r in rows], value)
 
     size = [max((r.counts.shape[d] for r in rows), default=0) for d in (0, 1)]
     counts = torch.zeros(len(rows), *size, dtype=torch.long)
@@ -190,6 +201,7 @@ def gather_scores(branches: Branches, hidden: Tensor, head: torch.nn.Linear) -> 
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
         states = hidden.reshape(b * t, d)[places].to(dtype)  # [U, d]
+        states = torch.nn.functional.pad(states, (0, 0, 0, round_up(len(states), 64) - len(states)))
         values = _TokenLogProbs.apply(states, head.weight.to(dtype), inverse[order], branches.token[order])  # [M]
         index = (branches.row * size[1] + branches.slot[:, 0]) * size[2] + branches.slot[:, 1]
         logp = logp.flatten().index_add(0, index[order], values).view(size)

@@ -245,7 +245,8 @@ class SoftTokenBackbone(Backbone):
                 self.sources.encode(kind, sources)
                 features = torch.cat([s.value.to(device) for s in sources])  # [n, e + 1]
                 shift = torch.cat([torch.full((s.tokens,), s.time) for s in sources]).to(device)  # [n]
-                rows = self.projectors[kind](features[:, :-1])
+                spare = br.round_up(len(features), 64) - len(features)
+                rows = self.projectors[kind](nn.functional.pad(features[:, :-1], (0, 0, 0, spare)))[: len(features)]
                 if kind in ("image", "sound"):
                     rows = rows + self.time(features[:, -1] + shift)
             table.append(rows.to(pad.dtype))

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+
+from zoo.core.backbones.branches import pad_rows
 
 IDS = "ids"
 
@@ -69,7 +70,7 @@ class Tokens:
 
 
 def collate_tokens(rows: Sequence[Row], kinds: tuple[str, ...]) -> Tokens:
-    """Pads on the right."""
+    """Pads on the right, to a round length."""
     sources: dict[str, list[Source]] = {k: [] for k in kinds}
     used = dict.fromkeys(kinds, 0)
     columns: dict[str, list[Tensor]] = {"kind": [], "place": [], "type": [], "within": []}
@@ -87,8 +88,5 @@ def collate_tokens(rows: Sequence[Row], kinds: tuple[str, ...]) -> Tokens:
         columns["type"].append(layout[:, 2])
         columns["within"].append(layout[:, 1])
     lengths = torch.tensor([len(r) for r in rows])
-    padded = {
-        name: pad_sequence(c, batch_first=True, padding_value=-1 if name == "kind" else 0)
-        for name, c in columns.items()
-    }
+    padded = {name: pad_rows(c, -1 if name == "kind" else 0) for name, c in columns.items()}
     return Tokens(sources, padded["kind"], padded["place"], padded["type"], padded["within"], lengths, kinds)
