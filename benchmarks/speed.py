@@ -23,7 +23,7 @@ from zoo.core.run import write_json
 from zoo.registry import load
 
 RESULT = Path(__file__).parent.parent / "results" / "speed.json"
-ROUNDS, ROWS, TOKENS = 5, 16, 64
+ROUNDS, TOKENS = 5, 64
 
 
 def seconds(what: Callable[[], object], rounds: int = ROUNDS) -> float:
@@ -37,17 +37,17 @@ def seconds(what: Callable[[], object], rounds: int = ROUNDS) -> float:
 
 
 @torch.no_grad()
-def verdict_first(model: str, data: GuardDataModule) -> dict[str, float]:
+def verdict_first(model: str, data: GuardDataModule, count: int) -> dict[str, float]:
     """Seconds for a batch of samples: prompt and scores, and prompt and 64 generated tokens."""
     guard = load(model, cached=True)
     backbone = guard.backbone
-    samples = data.samples("test")[:ROWS]
+    samples = data.samples("test")[:count]
     rows = [backbone.prepare(s, guard.policy_for(s), policy_queries(guard.policy_for(s))) for s in samples]
     backbone.encode(backbone.collate(rows))  # encodes what the cache lacks, once
     batch = backbone.collate(rows)
     terminator = backbone.reader.terminator
     state = backbone.encode(batch)
-    score = seconds(lambda: backbone.score(backbone.encode(batch)))
+    score = seconds(lambda: backbone.score_batch(batch))
     only = seconds(lambda: backbone.score(state))
     backbone.reader.terminator = -1  # a token that is never chosen: all 64 are generated, as by a slower talker
     suffixes = [critique_query(True, ["open fire"])] * len(rows)
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> int:
     result = {
         "model": model,
         "threads": torch.get_num_threads(),
-        "verdict_first": verdict_first(model, data),
+        "verdict_first": [verdict_first(model, data, rows) for rows in (1, 16)],
         "cached_epoch": cached_epoch(model, data),
     }
     write_json(RESULT, result)
