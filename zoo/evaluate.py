@@ -49,7 +49,7 @@ def calibrate(outcomes: Sequence[Outcome]) -> tuple[Calibration, dict[str, str]]
     reasons: dict[str, str] = {}
     golds = [o.sample.gold(o.policy) for o in outcomes]
     if not outcomes:
-        return Calibration(), {"threshold": "no validation sample"}
+        return Calibration(), {"threshold": "no validation sample: 0.5 and temperature 1"}
     verdict, likeliest = odds_of(outcomes)
     fits = []
     both = {True, False} <= set(golds)  # from one class nothing can be fitted
@@ -193,10 +193,7 @@ def evaluate(
     reasons: dict[str, str] = {}
     if not calibrated:
         validation = judge(module, data, data.samples("val"), accelerator, "validation")
-        if validation:
-            guard.calibration, reasons = calibrate(validation)
-        else:
-            reasons["threshold"] = "no validation sample: 0.5 and temperature 1"
+        guard.calibration, reasons = calibrate(validation)
     judged = judge(module, data, data.samples("test"), accelerator, "test")
     test = [o.sample for o in judged]  # without those that could not be read, which are counted in `failed`
     rows = records(judged, guard.calibration)
