@@ -198,8 +198,7 @@ def gather_scores(branches: Branches, hidden: Tensor, head: torch.nn.Linear) -> 
     if len(branches.at):
         places, inverse = (branches.row * t + branches.at).unique(return_inverse=True)  # [U], [M]
         order = inverse.argsort(stable=True)
-        kind = hidden.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+        dtype = mask_dtype(hidden)
         states = hidden.reshape(b * t, d)[places].to(dtype)  # [U, d]
         states = torch.nn.functional.pad(states, (0, 0, 0, round_up(len(states), 64) - len(states)))
         values = _TokenLogProbs.apply(states, head.weight.to(dtype), inverse[order], branches.token[order])  # [M]
@@ -211,3 +210,9 @@ def gather_scores(branches: Branches, hidden: Tensor, head: torch.nn.Linear) -> 
 def fork(cache: DynamicCache) -> DynamicCache:
     """A cache over the same tensors: what is appended to it leaves the original as it was."""
     return DynamicCache([(layer.keys, layer.values) for layer in cache.layers])
+
+
+def mask_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that queries will have in attention: under autocast not that of the embeddings `x`."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -6,7 +6,6 @@ carry their time; a video's sound and frames are interleaved by time.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import DynamicCache, PreTrainedModel
 
-from datamodules.schema import MediaError, Part, Policy, Sample
+from datamodules.schema import Part, Policy, Sample
 from zoo.core.backbones import branches as br
 from zoo.core.backbones.base import Backbone, Scores
+from zoo.core.backbones.cutting import cap_lengths, cut_middle
+from zoo.core.backbones.generation import Past, greedy
 from zoo.core.backbones.readers import EncodedReader, Reader, plain_ids
 from zoo.core.backbones.sources import Augment, ReadLimits, SourceMaker
 from zoo.core.backbones.tokens import IDS, Row, Source, Tokens, collate_tokens
+from zoo.core.backbones.warming import fill
 from zoo.core.cache import FeatureCache
 from zoo.core.encoders.base import Encoder
 from zoo.core.prompts import Media, Text, Turn, render
@@ -59,35 +60,10 @@ class Batch:
 
 
 @dataclass
-class State:
-    """Keys and values of the prompts, their lengths [b] and padded width."""
+class State(Past):
+    """The prompts' keys and values, and the batch they came from."""
 
-    cache: DynamicCache
-    lengths: Tensor
-    width: int
     batch: Batch
-
-
-def cap_lengths(lengths: Sequence[int], limit: int) -> list[int]:
-    """The longest texts are cut first: min(length, c) with the largest c whose sum keeps to `limit`.
-
-    Short texts stay whole, so padding one message cannot push another out.
-    """
-    if sum(lengths) <= limit:
-        return list(lengths)
-    left, caps = limit, list(lengths)
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    for n, i in enumerate(order):
-        caps[i] = min(lengths[i], left // (len(order) - n))
-        left -= caps[i]
-    return caps
-
-
-def cut_middle(ids: Sequence[int], cap: int) -> list[int]:
-    """The first and the last half of `cap` ids."""
-    if len(ids) <= cap:
-        return list(ids)
-    return [*ids[: cap - cap // 2], *(ids[len(ids) - cap // 2 :] if cap // 2 else [])]
 
 
 class TimeEmbedding(nn.Module):
@@ -186,10 +162,8 @@ class SoftTokenBackbone(Backbone):
     ) -> Prepared:
         row = Row()
         pieces = render(sample, policy)
-        texts = [plain_ids(self.tokenizer, p.text) for p in pieces if isinstance(p, Text) and p.role == "content"]
-        caps = cap_lengths([len(t) for t in texts], self.limits.text_tokens)
-        truncated = any(len(t) > c for t, c in zip(texts, caps))
-        contents = iter([cut_middle(t, c) for t, c in zip(texts, caps)])
+        texts, truncated = self.text_ids([p.text for p in pieces if isinstance(p, Text) and p.role == "content"])
+        contents = iter(texts)
         for piece in pieces:
             if isinstance(piece, Turn):
                 row.add(self.reader.turn(piece), TYPE["turn"])
@@ -289,7 +263,7 @@ class SoftTokenBackbone(Backbone):
             return self.score(self.encode(batch))
         prompt, suffix = self.embed(batch.prompt), self.embed(batch.suffix)  # [b, p, d], [b, T, d]
         x = torch.cat([prompt, suffix], dim=1)
-        p, dtype = prompt.shape[1], self._mask_dtype(x)
+        p, dtype = prompt.shape[1], br.mask_dtype(x)
         lengths = batch.prompt.lengths.to(x.device)
         positions = torch.cat(
             [torch.arange(p, device=x.device).expand(len(x), p), lengths[:, None] + batch.branches.depth], dim=1
@@ -305,7 +279,7 @@ class SoftTokenBackbone(Backbone):
     def _continue(self, state: State, x: Tensor, branches: br.Branches) -> Tensor:
         if not x.shape[1]:
             return x  # nothing is asked of any row
-        mask = br.attention_mask(branches, state.lengths, state.width, self._mask_dtype(x))
+        mask = br.attention_mask(branches, state.lengths, state.width, br.mask_dtype(x))
         positions = state.lengths[:, None] + branches.depth  # [b, T]
         out = self.lm.get_decoder()(
             inputs_embeds=x,
@@ -316,61 +290,17 @@ class SoftTokenBackbone(Backbone):
         )
         return out.last_hidden_state
 
-    @staticmethod
-    def _mask_dtype(x: Tensor) -> torch.dtype:
-        """The dtype that queries will have in attention: under autocast not the embeddings' own."""
-        kind = x.device.type
-        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
     @torch.no_grad()
     def generate(self, state: State, suffixes: Sequence[Query], max_new_tokens: int = 64) -> list[str]:
-        device = state.lengths.device
         rows = []
         for query in suffixes:
             row = Row()
             for source in self.reader.suffix(query.suffix):
                 row.add(source, TYPE["query"])
             rows.append(row)
-        tokens = collate_tokens(rows, self.kinds).to(device)
-        x = self.embed(tokens)  # [b, s, d]
-        b, s, _ = x.shape
-        cache = br.fork(state.cache)
-        seen = torch.cat(
-            [
-                torch.arange(state.width, device=device) < state.lengths[:, None],
-                torch.arange(s, device=device) < tokens.lengths[:, None],
-            ],
-            dim=1,
-        )  # [b, p + s]
-        causal = torch.ones(s, s, dtype=torch.bool, device=device).tril()
-        look = seen[:, None, :].repeat(1, s, 1)
-        look[:, :, state.width :] &= causal
-        positions = state.lengths[:, None] + torch.arange(s, device=device)
-        last = tokens.lengths - 1
-        done = torch.zeros(b, dtype=torch.bool, device=device)
-        out: list[list[int]] = [[] for _ in range(b)]
-        for step in range(max_new_tokens):
-            floor = torch.finfo(self._mask_dtype(x)).min
-            mask = (
-                torch.zeros(look.shape, dtype=self._mask_dtype(x), device=device).masked_fill(~look, floor).unsqueeze(1)
-            )
-            hidden = self.lm.get_decoder()(
-                inputs_embeds=x, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-            ).last_hidden_state
-            states = hidden[torch.arange(b, device=device), last]
-            chosen = self.lm.get_output_embeddings()(states).argmax(-1)  # [b]
-            done |= chosen == self.reader.terminator
-            if done.all():
-                break
-            for i, token in enumerate(chosen.tolist()):
-                if not done[i]:
-                    out[i].append(token)
-            seen = torch.cat([seen, torch.ones(b, 1, dtype=torch.bool, device=device)], dim=1)
-            look = seen[:, None, :]
-            x = self.lm.get_input_embeddings()(chosen).unsqueeze(1)
-            positions = (state.lengths + tokens.lengths + step)[:, None]
-            last = torch.zeros(b, dtype=torch.long, device=device)
-        return [self._decode(ids) for ids in out]
+        tokens = collate_tokens(rows, self.kinds).to(state.lengths.device)
+        ids = greedy(self.lm, state, self.embed(tokens), tokens.lengths, self.reader.terminator, max_new_tokens)
+        return [self._decode(row) for row in ids]
 
     def _decode(self, ids: list[int]) -> str:
         # Word pieces come back with spaces before punctuation; byte-level tokens do not.
@@ -380,46 +310,10 @@ class SoftTokenBackbone(Backbone):
     # ------------------------------------------------------------------------------------------- filling the cache
 
     def warm(self, samples: Sequence[Sample], phrases: Sequence[str] = ()) -> list[tuple[Sample, str]]:
-        bad: list[tuple[Sample, str]] = []
-        if self.cache is None:
-            return bad
-        queue: dict[str, dict[str, Source]] = {k: {} for k in self.encoders}
+        return [] if self.cache is None else fill(self, samples, phrases)
 
-        def offer(source: Source | None) -> None:
-            if source is not None and not source.ready and source.key:
-                queue[source.kind][source.key] = source
-                if len(queue[source.kind]) >= (1024 if source.kind in ("phrase", "passage") else 64):
-                    drain(source.kind)
-
-        def drain(kind: str) -> None:
-            waiting, queue[kind] = list(queue[kind].values()), {}
-            self.sources.encode(kind, waiting)
-            for source in waiting:
-                self.cache.put(source.key, source.value)
-
-        for text in dict.fromkeys(phrases):
-            offer(self.reader.phrase(text))
-        for role, start in itertools.product(("system", "user", "assistant"), (True, False)):
-            offer(self.reader.turn(Turn(role, start)))
-        done: dict[Part, str | None] = {}
-        for sample in tqdm(samples, desc="features", unit="sample", disable=len(samples) < 64, leave=False):
-            reason = None
-            for part in sample.media:
-                if part not in done:
-                    try:
-                        for source, _ in self.sources.media(part):
-                            offer(source)
-                        done[part] = None
-                    except MediaError as e:
-                        done[part] = str(e)
-                reason = reason or done[part]
-            if reason:
-                bad.append((sample, reason))
-                continue
-            texts = [plain_ids(self.tokenizer, p.text or "") for p in sample.parts if p.type == "text"]
-            for ids, cap in zip(texts, cap_lengths([len(t) for t in texts], self.limits.text_tokens)):
-                offer(self.reader.content(cut_middle(ids, cap)))
-        for kind in queue:
-            drain(kind)
-        self.cache.flush()
-        return bad
+    def text_ids(self, texts: Sequence[str]) -> tuple[list[list[int]], bool]:
+        """Token ids of one sample's content texts, cut to the limit together, and whether anything was cut."""
+        ids = [plain_ids(self.tokenizer, t) for t in texts]
+        caps = cap_lengths([len(t) for t in ids], self.limits.text_tokens)
+        return [cut_middle(t, c) for t, c in zip(ids, caps)], any(len(t) > c for t, c in zip(ids, caps))
