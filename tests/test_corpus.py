@@ -11,7 +11,8 @@ import soundfile
 from PIL import Image
 
 from datamodules.corpus import clips, concepts, scenes, sounds
-from datamodules.corpus.plan import IMAGE_SIZES, plan
+from datamodules.corpus.jobs import IMAGE_SIZES
+from datamodules.corpus.plan import plan
 from datamodules.schema import DataError, Sample
 
 SCALE = 0.01

@@ -244,7 +244,7 @@ def greedy(backbone, sample, query, terminator, steps):
 def test_generate_equals_greedy_full_passes(backbone, samples, monkeypatch):
     free = [greedy(backbone, s, q, -1, 6) for s, q in zip(samples, SUFFIXES)]
     assert len({tuple(f) for f in free}) == 3
-    monkeypatch.setattr(backbone, "_decode", lambda ids: ids)
+    monkeypatch.setattr(backbone.reader, "decode", lambda ids: ids)
     batch = backbone.collate([backbone.prepare(s, POLICY) for s in samples])
     with torch.no_grad():
         state = backbone.encode(batch)
@@ -261,7 +261,7 @@ def test_generate_speaks_text(backbone, samples):
         state = backbone.encode(backbone.collate([backbone.prepare(samples[0], POLICY)]))
     (text,) = backbone.generate(state, SUFFIXES[:1], max_new_tokens=5)
     assert isinstance(text, str)
-    assert text == backbone._decode(greedy(backbone, samples[0], SUFFIXES[0], backbone.reader.terminator, 5))
+    assert text == backbone.reader.decode(greedy(backbone, samples[0], SUFFIXES[0], backbone.reader.terminator, 5))
     assert backbone.generate(state, SUFFIXES[:1], max_new_tokens=0) == [""]
 
 

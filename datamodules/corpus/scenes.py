@@ -18,7 +18,8 @@ import soundfile
 from tqdm import tqdm
 
 from datamodules.corpus import clips, draw, sounds
-from datamodules.corpus.plan import IMAGE_SIZES, Job, Plan, plan
+from datamodules.corpus.jobs import IMAGE_SIZES, Job, Plan
+from datamodules.corpus.plan import plan
 from datamodules.schema import DataError, Sample, canonical_json
 
 __all__ = ["VERSION", "build", "corpus_hash", "plan", "render"]

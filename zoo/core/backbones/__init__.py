@@ -17,7 +17,7 @@ from datamodules.assets import asset_hash, resolve, zoo_home
 from datamodules.schema import near, reject_unknown
 from zoo.core import weights
 from zoo.core.backbones.base import Backbone
-from zoo.core.backbones.readers import TokenReader, plain_ids
+from zoo.core.backbones.readers import TokenReader, frequent_pieces, plain_ids
 from zoo.core.backbones.soft_token import SoftTokenBackbone
 from zoo.core.backbones.sources import ReadLimits
 from zoo.core.cache import FeatureCache
@@ -33,6 +33,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "heads": 3,
         "mlp": 512,
         "window": 4,
+        "vocabulary": 8192,
         "audio": "audio-tiny",
         "noise": {"phrase": 0.3, "passage": 0.2, "image": 0.2, "sound": 0.2},
     },
@@ -105,11 +106,11 @@ def _tiny(description: dict[str, Any], cache: FeatureCache | None) -> SoftTokenB
         "image": image,
         "sound": sound,
     }
-    lm = small_llama(description, len(tokenizer), tokenizer.sep_token_id)
+    answers = frequent_pieces(tokenizer, description["vocabulary"])
+    lm = small_llama(description, description["vocabulary"], answers.sep_token_id)
+    words = projected_vocabulary(bert.embeddings.word_embeddings.weight, description["width"])
     with torch.no_grad():
-        lm.get_input_embeddings().weight.copy_(
-            projected_vocabulary(bert.embeddings.word_embeddings.weight, description["width"])
-        )
+        lm.get_input_embeddings().weight.copy_(words[: description["vocabulary"]])
     pins = {"minilm": asset_hash("minilm"), "efficientnet-lite0": image_hash, description["audio"]: sound_hash}
     return SoftTokenBackbone(
         lm,
@@ -119,6 +120,7 @@ def _tiny(description: dict[str, Any], cache: FeatureCache | None) -> SoftTokenB
         limits=_limits(description),
         cache=cache,
         noise=description["noise"],
+        answers=answers,
     )
 
 

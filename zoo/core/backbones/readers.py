@@ -6,10 +6,13 @@ delimiters of the template are token ids that no text can produce.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from zoo.core.backbones.tokens import IDS, Source
 from zoo.core.prompts import Turn
@@ -18,6 +21,22 @@ from zoo.core.prompts import Turn
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of `text` as characters: no special token is added, and none is recognised."""
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+
+
+def frequent_pieces(tokenizer: Any, size: int) -> PreTrainedTokenizerFast:
+    """The same word-piece tokenizer with the first `size` entries of its vocabulary, which is sorted by frequency.
+
+    A rarer word falls into pieces. A small model spends most of its time on the rows of a wide output table. Raises
+    ValueError where `size` cuts off a special token.
+    """
+    inner = json.loads(tokenizer.backend_tokenizer.to_str())
+    kept = {piece: i for piece, i in inner["model"]["vocab"].items() if i < size}
+    if lost := [t for t in tokenizer.all_special_tokens if t not in kept]:
+        raise ValueError(f"a vocabulary of {size} lacks the special tokens {lost}")
+    inner["model"]["vocab"] = kept
+    names = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+    special = {n: getattr(tokenizer, n) for n in names if getattr(tokenizer, n) is not None}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(inner)), **special)
 
 
 class _Memo(dict):
@@ -43,6 +62,7 @@ class Reader(Protocol):
     def content(self, ids: Sequence[int]) -> Source | None: ...
     def turn(self, turn: Turn) -> Source: ...
     def answer(self, text: str) -> list[int]: ...
+    def decode(self, ids: Sequence[int]) -> str: ...
 
 
 class TokenReader:
@@ -51,7 +71,7 @@ class TokenReader:
     def __init__(
         self, tokenizer: Any, terminator: int, start: Sequence[int], end: Sequence[int], newline: Sequence[int]
     ):
-        self.ids, self.terminator = _Memo(tokenizer), terminator
+        self.ids, self.terminator, self._tokenizer = _Memo(tokenizer), terminator, tokenizer
         self._start, self._end, self._newline = list(start), list(end), list(newline)
 
     def _ids(self, ids: Sequence[int]) -> Source | None:
@@ -80,12 +100,16 @@ class TokenReader:
         """Token ids of an option, terminator last. A leading space: options follow a colon."""
         return [*self.ids[" " + text], self.terminator]
 
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+
 
 class EncodedReader:
-    """MiniLM's states. A phrase is one token, a content text a passage; options are MiniLM's word pieces."""
+    """MiniLM's states. A phrase is one token, a content text a passage; options are word pieces of `answers`."""
 
-    def __init__(self, tokenizer: Any, make: Any, terminator: int):
-        self.ids, self.terminator = _Memo(tokenizer), terminator
+    def __init__(self, tokenizer: Any, make: Any, answers: Any):
+        self.ids, self._answers, self._tokenizer = _Memo(tokenizer), _Memo(answers), answers
+        self.terminator = answers.sep_token_id
         self._make = make  # (kind, raw ids) -> Source, through the feature cache
 
     def phrase(self, text: str) -> Source | None:
@@ -107,4 +131,8 @@ class EncodedReader:
         return source
 
     def answer(self, text: str) -> list[int]:
-        return [*self.ids[text], self.terminator]
+        return [*self._answers[text], self.terminator]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        # Word pieces come back with spaces before punctuation; byte-level tokens do not.
+        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=True).strip()

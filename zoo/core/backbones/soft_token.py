@@ -100,7 +100,10 @@ class Projector(nn.Module):
 
 
 class SoftTokenBackbone(Backbone):
-    """`encoders` by kind: image and sound always; phrase and passage where words are read through an encoder."""
+    """`encoders` by kind: image and sound always; phrase and passage where words are read through an encoder.
+
+    `answers` is the language model's own tokenizer where the encoders' one (`tokenizer`) reads the words.
+    """
 
     def __init__(
         self,
@@ -112,6 +115,7 @@ class SoftTokenBackbone(Backbone):
         limits: ReadLimits | None = None,
         cache: FeatureCache | None = None,
         noise: dict[str, float] | None = None,
+        answers: Any = None,
     ):
         super().__init__()
         self.lm = lm
@@ -120,7 +124,7 @@ class SoftTokenBackbone(Backbone):
         self.limits = limits or ReadLimits()
         self.sources = SourceMaker(self.encoders, self.limits, cache)
         self.description = description
-        self.reader = reader or EncodedReader(tokenizer, self.sources.text, tokenizer.sep_token_id)
+        self.reader = reader or EncodedReader(tokenizer, self.sources.text, answers or tokenizer)
         self.kinds = (IDS, *sorted(encoders))
         dim = lm.get_input_embeddings().weight.shape[1]
         self.projectors = nn.ModuleDict(
@@ -300,12 +304,7 @@ class SoftTokenBackbone(Backbone):
             rows.append(row)
         tokens = collate_tokens(rows, self.kinds).to(state.lengths.device)
         ids = greedy(self.lm, state, self.embed(tokens), tokens.lengths, self.reader.terminator, max_new_tokens)
-        return [self._decode(row) for row in ids]
-
-    def _decode(self, ids: list[int]) -> str:
-        # Word pieces come back with spaces before punctuation; byte-level tokens do not.
-        tidy = isinstance(self.reader, EncodedReader)
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=tidy).strip()
+        return [self.reader.decode(row) for row in ids]
 
     # ------------------------------------------------------------------------------------------- filling the cache
 
