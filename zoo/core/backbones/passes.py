@@ -15,7 +15,10 @@ from zoo.core.backbones.generation import Past
 
 
 def encode(lm: PreTrainedModel, x: Tensor, lengths: Tensor, positions: Tensor | None = None) -> DynamicCache:
-    """Keys and values of embedded prompts [b, p, d] of `lengths` [b]; without `positions` they count from 0."""
+    """Keys and values of embedded prompts [b, p, d] of `lengths` [b]; without `positions` they count from 0.
+
+    Raises RuntimeError in training with gradient checkpointing, which keeps none.
+    """
     mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]  # [b, p]
     cache = DynamicCache()
     lm.get_decoder()(
@@ -25,6 +28,8 @@ def encode(lm: PreTrainedModel, x: Tensor, lengths: Tensor, positions: Tensor | 
         past_key_values=cache,
         use_cache=True,
     )
+    if cache.get_seq_length() != x.shape[1]:
+        raise RuntimeError("gradient checkpointing in training keeps no cache: call eval() first, or score_batch")
     return cache
 
 
