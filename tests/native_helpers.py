@@ -20,6 +20,11 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
+from zoo.core.backbones.native import NativeBackbone
+from zoo.core.backbones.omni_media import MediaReader
+from zoo.core.backbones.omni_source import Processors, codes_of
+from zoo.core.backbones.sources import ReadLimits
+
 MARKS = {
     "image_token": "<|IMAGE|>",
     "audio_token": "<|AUDIO|>",
@@ -95,18 +100,34 @@ def omni_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5OmniThinkerConfig:
     )
 
 
-def write_thinker(folder: Path, seed: int = 0) -> Path:
-    """A thinker's folder. Its weights are large enough that its answers depend on what it reads."""
-    processor = omni_processor()
+def random_thinker(processor: Qwen2_5OmniProcessor, seed: int = 0) -> Qwen2_5OmniThinkerForConditionalGeneration:
+    """Its encoders' weights are large enough that what it makes of media depends on what they show."""
     torch.manual_seed(seed)
     thinker = Qwen2_5OmniThinkerForConditionalGeneration(omni_config(processor.tokenizer))
-    generator = torch.Generator().manual_seed(seed + 7)
     with torch.no_grad():
-        for name, p in thinker.named_parameters():
-            if p.dim() >= 2:
-                wide = "language_model" in name or "lm_head" in name
-                p.normal_(0, 0.3 if wide else p[0].numel() ** -0.5, generator=generator)
-    thinker.save_pretrained(folder)
+        for encoder in (thinker.model.visual, thinker.model.audio_tower):
+            for p in encoder.parameters():
+                if p.dim() >= 2:
+                    p.normal_(0, p[0].numel() ** -0.5)
+    return thinker.eval()
+
+
+def random_native(seed: int = 0, text_tokens: int = 256) -> NativeBackbone:
+    """The backbone without a folder."""
+    processor = omni_processor()
+    thinker = random_thinker(processor, seed)
+    parts = Processors(
+        processor.tokenizer, processor.image_processor, processor.video_processor, processor.feature_extractor
+    )
+    media = MediaReader(parts, ReadLimits(text_tokens), image_tokens=16, frame_tokens=4)
+    codes = codes_of(processor.tokenizer, thinker.config, Path("memory"))
+    return NativeBackbone(thinker, processor.tokenizer, codes, media, {"name": "test", "kind": "native"}).eval()
+
+
+def write_thinker(folder: Path, seed: int = 0) -> Path:
+    """A thinker's folder."""
+    processor = omni_processor()
+    random_thinker(processor, seed).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 
