@@ -119,7 +119,7 @@ def random_native(seed: int = 0, text_tokens: int = 256) -> NativeBackbone:
     parts = Processors(
         processor.tokenizer, processor.image_processor, processor.video_processor, processor.feature_extractor
     )
-    media = MediaReader(parts, ReadLimits(text_tokens), image_tokens=16, frame_tokens=4)
+    media = MediaReader(parts, ReadLimits(text_tokens, frames=16), image_tokens=16, frame_tokens=4)
     codes = codes_of(processor.tokenizer, thinker.config, Path("memory"))
     return NativeBackbone(thinker, processor.tokenizer, codes, media, {"name": "test", "kind": "native"}).eval()
 
