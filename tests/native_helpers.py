@@ -101,14 +101,13 @@ def omni_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5OmniThinkerConfig:
 
 
 def random_thinker(processor: Qwen2_5OmniProcessor, seed: int = 0) -> Qwen2_5OmniThinkerForConditionalGeneration:
-    """Its encoders' weights are large enough that what it makes of media depends on what they show."""
+    """Its weights are as large as its width asks for: what it says depends on what it reads, sees and hears."""
     torch.manual_seed(seed)
     thinker = Qwen2_5OmniThinkerForConditionalGeneration(omni_config(processor.tokenizer))
     with torch.no_grad():
-        for encoder in (thinker.model.visual, thinker.model.audio_tower):
-            for p in encoder.parameters():
-                if p.dim() >= 2:
-                    p.normal_(0, p[0].numel() ** -0.5)
+        for p in thinker.parameters():
+            if p.dim() >= 2:
+                p.normal_(0, p[0].numel() ** -0.5)
     return thinker.eval()
 
 
@@ -148,8 +147,10 @@ def write_whole(folder: Path, thinker: Path) -> Path:
     write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": index})
     config = read_json(thinker / "config.json")
     write_json(folder / "config.json", {"model_type": "qwen2_5_omni", "thinker_config": config})
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / name).write_bytes((thinker / name).read_bytes())
+    (folder / "tokenizer.json").write_bytes((thinker / "tokenizer.json").read_bytes())
+    words = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    words |= {"additional_special_tokens": ["<|im_start|>", *MARKS.values()], "extra_special_tokens": MARKS}
+    write_json(folder / "tokenizer_config.json", words)
     parts = read_json(thinker / "processor_config.json")
     flat = {**parts["feature_extractor"], **parts["image_processor"]}
     flat |= {"min_pixels": 3136, "max_pixels": 12845056}

@@ -120,13 +120,14 @@ class MediaReader:
         samples = np.pad(wave.numpy(), (0, max(0, least - len(wave))))
         hop = extractor.hop_length
         padded = -(-(len(samples) + extractor.n_fft) // hop) * hop
-        out = extractor(
-            samples,
-            sampling_rate=extractor.sampling_rate,
-            padding="max_length",
-            max_length=padded,
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
+        with torch.autocast("cpu", enabled=False):  # it computes with torch, and in float32
+            out = extractor(
+                samples,
+                sampling_rate=extractor.sampling_rate,
+                padding="max_length",
+                max_length=padded,
+                return_attention_mask=True,
+                return_tensors="pt",
+            )
         inputs.mels.append(out["input_features"][0][:, : int(out["attention_mask"].sum())])  # [bands, frames]
         return audio_tokens(inputs.mels[-1].shape[1])
