@@ -372,6 +372,8 @@ def test_a_picture_is_scaled_to_the_limit_and_a_blink_of_sound_is_heard(backbone
     assert 4 <= ids.count(backbone.codes.image) <= 16
     blink = write_audio(tmp_path / "b.wav", seconds=0.001)
     assert backbone.prepare(Sample.of(audio=blink), POLICY).ids.tolist().count(backbone.codes.audio) == 2
+    minute = write_audio(tmp_path / "m.wav", seconds=31.0)  # the extractor alone would cut at 30 s
+    assert backbone.prepare(Sample.of(audio=minute), POLICY).ids.tolist().count(backbone.codes.audio) == 775
     assert [audio_tokens(n) for n in (10, 100, 200, 3000)] == [2, 25, 50, 750]
 
 

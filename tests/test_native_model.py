@@ -306,6 +306,7 @@ def test_fit_saves_a_run_that_loads_with_the_same_scores(mixed, folder, samples,
     for a, b in zip(wanted, got):
         assert b.score == pytest.approx(a.score, abs=1e-5) and b.categories == pytest.approx(a.categories, abs=1e-5)
         assert (b.threshold, b.flagged) == (a.threshold, a.flagged)
+    assert "Qwen2.5-Omni-3B holds for these weights, too: Qwen Research" in (run / "model" / "README.md").read_text()
     assert (run / "model" / "model.safetensors").stat().st_size < 200_000  # adapters, not the base
 
 
