@@ -24,7 +24,7 @@ CLIPS, SECONDS, FPS, SIZE, SAMPLED, MOST = 12, 8, 24, 256, 2.0, 16
 
 
 def video_frames() -> dict[str, Any]:
-    """Sampled frames a second: `read_video` without its sound against decord alone, the same frames of the same files."""
+    """Sampled frames a second: `read_video` without its sound against decord alone, the same frames of each file."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [_clip(Path(folder) / f"{n}.mp4", n) for n in range(CLIPS)]
         picks = frame_indices([n / FPS for n in range(SECONDS * FPS)], SECONDS, SAMPLED, MOST)

@@ -2,17 +2,15 @@
 
 import pytest
 import torch
-from helpers import random_backbone, write_image
+from helpers import KINDS, random_backbone, write_image
+from reading import brute, greedy, lengths_of, logits, prompt_of, suffix_of, words
 
 from datamodules.schema import Message, Part, Policy, PolicyEntry, Sample
 from zoo.core.backbones import branches as br
-from zoo.core.backbones.soft_token import TYPE
-from zoo.core.backbones.tokens import Row, collate_tokens
 from zoo.core.guard import Guard
 from zoo.core.losses import LossWeights, Targets, guard_loss
 from zoo.core.query import Query, category_query, critique_query, policy_queries, verdict_query
 
-KINDS = ("encoded", "tokens")
 POLICY = Policy(
     "p", (PolicyEntry("S1", "open fire", "Pictures of fire."), PolicyEntry("S10", "alarm"), PolicyEntry("x", "a"))
 )
@@ -27,9 +25,10 @@ def sharp(kind, **kw):
     backbone = random_backbone(kind, **kw)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
-        for p in backbone.lm.parameters():
-            if p.dim() >= 2:
-                p.normal_(0, 0.3, generator=generator)
+        for module in (backbone.lm.get_decoder(), backbone.lm.get_output_embeddings()):
+            for p in module.parameters():
+                if p.dim() >= 2:
+                    p.normal_(0, 0.3, generator=generator)
     return backbone
 
 
@@ -48,35 +47,6 @@ def samples(tmp_path_factory):
     ]
 
 
-def embed_row(backbone, row):
-    return backbone.embed(collate_tokens([row], backbone.kinds))[:, : len(row)]  # [1, L, d], without the padding
-
-
-def prompt_of(backbone, sample, policy=POLICY):
-    return embed_row(backbone, backbone.prepare(sample, policy).prompt)
-
-
-def suffix_of(backbone, query):
-    row = Row()
-    for source in backbone.reader.suffix(query.suffix):
-        row.add(source, TYPE["query"])
-    return embed_row(backbone, row)
-
-
-def brute(backbone, prompt, query):
-    """[o]: one full pass for each option over prompt + suffix + option, prompt [1, p, d]."""
-    out = []
-    for option in query.options:
-        ids = torch.tensor(backbone.reader.answer(option))
-        assert ids[-1] == backbone.reader.terminator
-        head = torch.cat([prompt, suffix_of(backbone, query)], dim=1)
-        x = torch.cat([head, backbone.lm.get_input_embeddings()(ids[:-1])[None]], dim=1)
-        logp = backbone.lm(inputs_embeds=x, use_cache=False).logits[0].log_softmax(-1)  # [n, v]
-        at = torch.arange(len(ids)) + head.shape[1] - 1
-        out.append(logp[at, ids].sum())
-    return torch.stack(out)
-
-
 def score(backbone, samples, queries):
     with torch.no_grad():
         batch = backbone.collate([backbone.prepare(s, POLICY, q) for s, q in zip(samples, queries)])
@@ -90,7 +60,7 @@ def test_branches_equal_full_passes(backbone, samples):
     assert scores.logp.shape == (3, len(QUERIES), 4)
     spread = []
     for i, sample in enumerate(samples):
-        prompt = prompt_of(backbone, sample)
+        prompt = prompt_of(backbone, sample, POLICY)
         for q, query in enumerate(queries[i]):
             expected = brute(backbone, prompt, query)
             n = len(query.options)
@@ -113,20 +83,13 @@ def test_the_prompt_matters(backbone, samples):
 def test_an_option_that_is_a_prefix_of_another(backbone, samples):
     """The terminator is part of every option, so "s1" and "s10" are different events and share the step before it."""
     with torch.no_grad():
-        prompt = prompt_of(backbone, samples[0])
+        prompt = prompt_of(backbone, samples[0], POLICY)
         got = score(backbone, samples[:1], [[PREFIXES]]).logp[0, 0]
         torch.testing.assert_close(got, brute(backbone, prompt, PREFIXES), rtol=1e-4, atol=1e-4)
         ids = [backbone.reader.answer(o) for o in PREFIXES.options]
         assert ids[1][: len(ids[0]) - 1] == ids[0][:-1] and len(ids[0]) < len(ids[1]) < len(ids[2])
-        x = torch.cat(
-            [
-                prompt,
-                suffix_of(backbone, PREFIXES),
-                backbone.lm.get_input_embeddings()(torch.tensor(ids[0][:-1]))[None],
-            ],
-            1,
-        )
-        after = backbone.lm(inputs_embeds=x, use_cache=False).logits[0, -1].log_softmax(-1)
+        read = prompt.then(suffix_of(backbone, PREFIXES)).then(words(backbone, ids[0][:-1]))
+        after = logits(backbone, read)[-1].log_softmax(-1)
     # P(s1, end) and P(s1, "0", …) part at one softmax: the shorter is not an upper bound of the longer.
     assert got.exp().sum() < 1
     shared = got[0] - after[ids[0][-1]]
@@ -168,14 +131,15 @@ def test_queries_given_late_equal_prepared_ones(backbone, samples):
 
 
 def test_eager_attention_equals_sdpa(backbone, samples):
-    before = backbone.lm.config._attn_implementation
+    config = backbone.lm.get_decoder().config
+    before = config._attn_implementation
     scores = {}
     try:
         for name in ("eager", "sdpa"):
-            backbone.lm.config._attn_implementation = name
+            config._attn_implementation = name
             scores[name] = score(backbone, samples, [QUERIES] * 3).logp
     finally:
-        backbone.lm.config._attn_implementation = before
+        config._attn_implementation = before
     torch.testing.assert_close(scores["eager"], scores["sdpa"], rtol=1e-4, atol=1e-4)
 
 
@@ -190,8 +154,9 @@ def test_gradients_equal_full_passes(backbone, samples):
     (got,) = torch.autograd.grad(loss, x)
 
     y = x.detach().clone().requires_grad_()
-    lengths = batch.prompt.lengths.tolist()
-    logp = [[brute(backbone, y[i : i + 1, : lengths[i]], q) for q in qs] for i, qs in enumerate(queries)]
+    lengths = lengths_of(batch)
+    read = [prompt_of(backbone, s, POLICY).of(y[i : i + 1, : lengths[i]]) for i, s in enumerate(samples)]
+    logp = [[brute(backbone, r, q) for q in qs] for r, qs in zip(read, queries)]
     nll = [[-row.log_softmax(-1)[targets.option[i, j]] for j, row in enumerate(rows)] for i, rows in enumerate(logp)]
     critique = -logp[0][2][0] / len(backbone.reader.answer("the fire"))
     expected = (nll[0][0] + nll[2][0]) / 2 + 0.5 * (nll[0][1] + nll[1][0] + nll[1][1]) / 3 + 2.0 * critique
@@ -199,7 +164,7 @@ def test_gradients_equal_full_passes(backbone, samples):
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
     assert wanted.abs().max() > 1e-2
-    padding = torch.arange(x.shape[1]) >= batch.prompt.lengths[:, None]
+    padding = torch.arange(x.shape[1]) >= torch.tensor(lengths)[:, None]
     assert (got[padding] == 0).all()
 
 
@@ -207,7 +172,7 @@ def test_chunks_of_the_output_layer_change_nothing(backbone, monkeypatch):
     rows = [br.lay_out([2, 1], [[[3, 4], [3, 5, 4]], [[4]]])[0], br.lay_out([3], [[[1, 2, 3], [4]]])[0]]
     branches = br.collate(rows)
     torch.manual_seed(0)
-    hidden = torch.randn(2, branches.query.shape[1], 24)
+    hidden = torch.randn(2, branches.query.shape[1], backbone.lm.get_input_embeddings().embedding_dim)
     whole = br.gather_scores(branches, hidden, backbone.lm.get_output_embeddings())
     monkeypatch.setattr(br._TokenLogProbs, "CHUNK", 2)
     parts = br.gather_scores(branches, hidden, backbone.lm.get_output_embeddings())
@@ -228,21 +193,9 @@ SUFFIXES = [
 ]
 
 
-@torch.no_grad()
-def greedy(backbone, sample, query, terminator, steps):
-    x = torch.cat([prompt_of(backbone, sample), suffix_of(backbone, query)], dim=1)
-    ids = []
-    for _ in range(steps):
-        token = backbone.lm(inputs_embeds=x, use_cache=False).logits[0, -1].argmax()
-        if token == terminator:
-            break
-        ids.append(int(token))
-        x = torch.cat([x, backbone.lm.get_input_embeddings()(token)[None, None]], dim=1)
-    return ids
-
-
 def test_generate_equals_greedy_full_passes(backbone, samples, monkeypatch):
-    free = [greedy(backbone, s, q, -1, 6) for s, q in zip(samples, SUFFIXES)]
+    prompts = [prompt_of(backbone, s, POLICY) for s in samples]
+    free = [greedy(backbone, p, q, -1, 6) for p, q in zip(prompts, SUFFIXES)]
     assert len({tuple(f) for f in free}) == 3
     monkeypatch.setattr(backbone.reader, "decode", lambda ids: ids)
     batch = backbone.collate([backbone.prepare(s, POLICY) for s in samples])
@@ -251,7 +204,7 @@ def test_generate_equals_greedy_full_passes(backbone, samples, monkeypatch):
     # A token that one row says in the middle becomes the terminator: that row stops, the others go on.
     for terminator in (backbone.reader.terminator, free[0][2], free[1][0], free[2][5]):
         monkeypatch.setattr(backbone.reader, "terminator", terminator)
-        expected = [greedy(backbone, s, q, terminator, 6) for s, q in zip(samples, SUFFIXES)]
+        expected = [greedy(backbone, p, q, terminator, 6) for p, q in zip(prompts, SUFFIXES)]
         assert backbone.generate(state, SUFFIXES, max_new_tokens=6) == expected
     assert state.cache.get_seq_length() == state.width
 
@@ -261,7 +214,8 @@ def test_generate_speaks_text(backbone, samples):
         state = backbone.encode(backbone.collate([backbone.prepare(samples[0], POLICY)]))
     (text,) = backbone.generate(state, SUFFIXES[:1], max_new_tokens=5)
     assert isinstance(text, str)
-    assert text == backbone.reader.decode(greedy(backbone, samples[0], SUFFIXES[0], backbone.reader.terminator, 5))
+    prompt = prompt_of(backbone, samples[0], POLICY)
+    assert text == backbone.reader.decode(greedy(backbone, prompt, SUFFIXES[0], backbone.reader.terminator, 5))
     assert backbone.generate(state, SUFFIXES[:1], max_new_tokens=0) == [""]
 
 

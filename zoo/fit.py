@@ -47,6 +47,7 @@ def fit(arguments: list[str]) -> tuple[Path, dict[str, Any], list[dict[str, str]
     config = plain(compose(arguments))
     L.seed_everything(config["seed"], workers=True, verbose=False)
     method = METHODS[config["method"]]
+    method.check(config)
     data = build_data(config)
     data.prepare_data()
     module = method.build(config, data)

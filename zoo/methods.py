@@ -11,12 +11,13 @@ import lightning as L
 
 from datamodules.base import GuardDataModule
 from zoo.core import weights
+from zoo.core.backbones import check
 from zoo.core.cards import guard_card, tagger_card
 from zoo.core.losses import LossWeights
 from zoo.core.module import GuardModule
 from zoo.core.tables import text_table
 from zoo.evaluate import evaluate
-from zoo.omniguard.model import omniguard
+from zoo.omniguard.model import backbone_settings, omniguard
 from zoo.registry import save
 from zoo.soundtagger.model import SoundTagger
 from zoo.soundtagger.module import SoundTaggerModule, has_sound, sound_labels
@@ -26,12 +27,18 @@ from zoo.soundtagger.module import SoundTaggerModule, has_sound, sound_labels
 class Method:
     """`build(config, data)` makes the module; `finish(module, data, config, run)` tests it and writes `model/`.
 
-    `table(metrics)` is what `fit` prints.
+    `check(config)` raises what is wrong with a configuration before the data is made; `table(metrics)` is what `fit`
+    prints.
     """
 
     build: Callable[[dict[str, Any], GuardDataModule], L.LightningModule]
     finish: Callable[[Any, GuardDataModule, dict[str, Any], Path], dict[str, Any]]
     table: Callable[[dict[str, Any]], str]
+    check: Callable[[dict[str, Any]], None] = lambda config: None
+
+
+def _check_guard(config: dict[str, Any]) -> None:
+    check(**backbone_settings(config["backbone"]))
 
 
 def _build_guard(config: dict[str, Any], data: GuardDataModule) -> GuardModule:
@@ -73,7 +80,7 @@ def _finish_tagger(
 
 
 METHODS = {
-    "omniguard": Method(_build_guard, _finish_guard, text_table),
+    "omniguard": Method(_build_guard, _finish_guard, text_table, _check_guard),
     "soundtagger": Method(
         _build_tagger, _finish_tagger, lambda m: "\n".join(f"{k}  {v:.3f}" for k, v in m["test"].items())
     ),

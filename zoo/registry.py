@@ -24,7 +24,8 @@ def create(backbone: str = "tiny", policy: Policy = DEFAULT_POLICY, cached: bool
 
     `cached` keeps the features of frozen encoders on disk. Raises `DataError` for an unknown backbone or setting.
     """
-    return Guard(build(describe(backbone, **settings), cached=cached), policy)
+    guard = Guard(build(describe(backbone, **settings), cached=cached), policy)
+    return guard.train()  # what comes from a folder comes in evaluation mode, and Lightning leaves modes as they are
 
 
 def load(name: str | Path, device: str | torch.device = "cpu", cached: bool = False) -> Guard:

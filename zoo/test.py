@@ -30,9 +30,9 @@ def main(arguments: list[str]) -> int:
     if calibrate not in ("true", "false"):
         raise DataError(f"calibrate={calibrate}: expected true or false")
     config = plain(compose([a for a in arguments if not a.startswith(("model=", "calibrate="))]))
+    guard = load(name, cached=True)
     data = build_data(config)
     data.prepare_data()
-    guard = load(name, cached=True)
     module = GuardModule(guard)
     module.attach(data)
     run = new_run(Path(config["runs"]) / "test", config["recipe"])

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from datamodules.base import GuardDataModule
+from zoo.core.backbones.omni_source import HUB
 from zoo.core.tables import fmt, markdown_table
 
 # Sources whose licence asks for attribution.
@@ -29,6 +30,8 @@ def guard_card(config: dict[str, Any], metrics: dict[str, Any], data: GuardDataM
         [name, e["n"], fmt(e["f1"], e.get("f1_ci95")), fmt(e["auprc"], e.get("auprc_ci95")), fmt(e["fpr"])]
         for name, e in [("overall", metrics["overall"]), *metrics["by_modality"].items()]
     ]
+    base = HUB.get(config["backbone"]["name"])
+    terms = f"The licence of {base.repo} holds for these weights, too: {base.licence}.\n\n" if base else ""
     return f"""# {config["recipe"]}
 
 A guard for text, pictures, sound and video under a policy given at run time (method `{config["method"]}`, backbone
@@ -36,7 +39,7 @@ A guard for text, pictures, sound and video under a policy given at run time (me
 `data={config["data"]["source"]}`, seed {config["seed"]}. Fitted on validation: threshold {metrics["threshold"]:.3f},
 temperature {metrics["temperature"]:.3f}.
 
-## Test split
+{terms}## Test split
 
 {markdown_table(["slice", "n", "F1 (95 %)", "AUPRC (95 %)", "FPR"], rows)}
 

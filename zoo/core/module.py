@@ -91,7 +91,11 @@ class GuardModule(L.LightningModule):
     # ------------------------------------------------------------------------------------------------ data
 
     def attach(self, datamodule: Any) -> None:
-        """Gives the DataModule this guard's transform and collate, and fills the feature cache of frozen encoders."""
+        """Gives the DataModule this guard's transform and collate, and fills the feature cache of frozen encoders.
+
+        Raises `CheckpointError` where the data has a kind of media that the backbone cannot take.
+        """
+        self.guard.backbone.check(datamodule.corpus.samples)
         datamodule.transform, datamodule.collate = self.prepare, self.collate
         if self.guard.backbone.cache is not None:
             datamodule.reject(self.guard.backbone.warm(datamodule.corpus.samples, self.phrases(datamodule)))

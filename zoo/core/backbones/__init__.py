@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
@@ -16,10 +15,13 @@ from datamodules import media
 from datamodules.assets import asset_hash, resolve, zoo_home
 from datamodules.schema import near, reject_unknown
 from zoo.core import weights
+from zoo.core.backbones import native, omni_source
 from zoo.core.backbones.base import Backbone
+from zoo.core.backbones.hub_folders import weights_hash
 from zoo.core.backbones.readers import TokenReader, frequent_pieces, plain_ids
 from zoo.core.backbones.soft_token import SoftTokenBackbone
 from zoo.core.backbones.sources import ReadLimits
+from zoo.core.backbones.tuning import add_lora
 from zoo.core.cache import FeatureCache
 from zoo.core.encoders.audio import AudioEncoder, SoundNet
 from zoo.core.encoders.base import Encoder
@@ -38,6 +40,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "noise": {"phrase": 0.3, "passage": 0.2, "image": 0.2, "sound": 0.2},
     },
     "smollm2": {"lora_rank": 16, "lora_alpha": 32, "lora_dropout": 0.0, "audio": "audio-tiny"},
+    **dict.fromkeys(omni_source.HUB, native.DEFAULTS),
 }
 LIMIT_KEYS = ("text_tokens", "fps", "frames")
 
@@ -59,19 +62,32 @@ def build(description: dict[str, Any], cached: bool = False) -> Backbone:
     Parts that the description pins (`pins`: name → hash) must have those hashes. Raises `CheckpointError` otherwise.
     """
     description = describe(**description)
-    builder: Callable[..., Backbone] = {"tiny": _tiny, "smollm2": _smollm2}[description["name"]]
+    builders: dict[str, Callable[..., Backbone]] = {"tiny": _tiny, "smollm2": _smollm2}
+    builder = builders.get(description["name"], _native)
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # the report of the pooler that MiniLM does not need
     return builder(description, FeatureCache(zoo_home() / "features") if cached else None)
 
 
-def _pinned(description: dict[str, Any], found: dict[str, str]) -> dict[str, Any]:
+def check(name: str, **settings: Any) -> None:
+    """What is wrong with a backbone's settings or its folder, found without reading a weight. Raises `CheckpointError`.
+
+    Brings the weights of a hub backbone if they are not there.
+    """
+    description = describe(name, **settings)
+    if name in omni_source.HUB:
+        native.locate(description)
+
+
+def _pinned(
+    description: dict[str, Any], found: dict[str, str], fix: str = "install the zoo's version that published it"
+) -> dict[str, Any]:
     """The description with the hashes of its frozen parts, which must agree with those it came with."""
     for part, pin in (description.get("pins") or {}).items():
-        if found.get(part) != pin:
+        here = str(found.get(part))
+        if here != pin:
             raise weights.CheckpointError(
-                f"this model was trained on {part} with hash {pin[:12]}…, but here it is {str(found.get(part))[:12]}…: "
-                "install the zoo's version that published it"
+                f"this model was trained on {part} with hash {pin[:12]}…, but here it is {here[:12]}…: {fix}"
             )
     return {**description, "pins": found}
 
@@ -162,15 +178,7 @@ def _smollm2(description: dict[str, Any], cache: FeatureCache | None) -> SoftTok
         folder, local_files_only=True, dtype=torch.float32, attn_implementation="sdpa"
     )
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    lm.requires_grad_(False)
-    rank = description["lora_rank"]
-    lora = LoraConfig(
-        r=rank,
-        lora_alpha=description["lora_alpha"],
-        lora_dropout=description["lora_dropout"],
-        target_modules="all-linear",
-    )
-    inject_adapter_in_model(lora, lm)
+    add_lora(lm, description["lora_rank"], description["lora_alpha"], description["lora_dropout"])
     image, image_hash = _image_encoder()
     sound, sound_hash = audio_encoder(description["audio"])
     start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
@@ -203,3 +211,12 @@ def converted_smollm2() -> Path:
         tokenizer.save_pretrained(temporary)
         temporary.rename(folder)
     return folder
+
+
+def _native(description: dict[str, Any], cache: FeatureCache | None) -> native.NativeBackbone:
+    """Qwen2.5-Omni from a folder or the hub. Its features are not cached: what its encoders make may be trained on."""
+    folder = native.locate(description)
+    if description["path"]:
+        description = {**description, "path": str(folder)}  # found again from any working folder
+    fix = f"give the one that it was trained on: its config.json says backbone path {description['path']}"
+    return native.build(_pinned(description, {"base": weights_hash(folder)}, fix), folder, _limits(description))

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.schema import Policy, Sample
+from zoo.core.cache import FeatureCache
 from zoo.core.query import Query
+from zoo.core.weights import CheckpointError
 
 
 @dataclass
@@ -34,9 +36,13 @@ class Scores:
 
 
 class Backbone(nn.Module, ABC):
-    """`modalities` names what it can take. Subclasses say in `describe()` all that is needed to build them again."""
+    """`modalities` names what it can take. Subclasses say in `describe()` all that is needed to build them again.
+
+    `cache` keeps features of frozen encoders on disk; None where there is none.
+    """
 
     modalities: frozenset[str] = frozenset(("text", "image", "audio", "video"))
+    cache: FeatureCache | None = None
 
     @abstractmethod
     def prepare(self, sample: Sample, policy: Policy, queries: Sequence[Query] = ()) -> Any:
@@ -69,6 +75,20 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Plain JSON that `zoo.core.backbones.build` makes the same backbone from; pins the hashes of frozen parts."""
+
+    def check(self, samples: Sequence[Sample]) -> None:
+        """Raises `CheckpointError` for the first sample with a kind of media that this backbone cannot take."""
+        for sample in samples:
+            needs = {p.type for p in sample.media}
+            if any(p.type == "video" and p.sound for p in sample.media):
+                needs.add("audio")  # the clip's track
+            lacking = sorted(needs - self.modalities)
+            if lacking:
+                raise CheckpointError(
+                    f"sample {sample.id!r} needs {' and '.join(lacking)}, and backbone {self.describe()['name']} takes "
+                    f"{', '.join(sorted(self.modalities))} only: choose another backbone, or leave such samples out "
+                    '(data.modalities=[…]); a clip\'s track is left out with "sound": false'
+                )
 
     def warm(self, samples: Sequence[Sample], phrases: Sequence[str] = ()) -> list[tuple[Sample, str]]:
         """Fills the feature cache for `samples`; returns the samples that cannot be read, with the reason."""

@@ -25,3 +25,9 @@ def cut_middle(ids: Sequence[int], cap: int) -> list[int]:
     if len(ids) <= cap:
         return list(ids)
     return [*ids[: cap - cap // 2], *(ids[len(ids) - cap // 2 :] if cap // 2 else [])]
+
+
+def cut_texts(texts: Sequence[Sequence[int]], limit: int) -> tuple[list[list[int]], bool]:
+    """Token ids of one sample's texts, cut to `limit` together, and whether anything was cut."""
+    caps = cap_lengths([len(t) for t in texts], limit)
+    return [cut_middle(t, c) for t, c in zip(texts, caps)], any(len(t) > c for t, c in zip(texts, caps))

@@ -13,11 +13,16 @@ from zoo.core.backbones import branches as br
 
 @dataclass
 class Past:
-    """Keys and values of the prompts: their real lengths [b], right-padded to `width`."""
+    """Keys and values of the prompts: their real lengths [b], right-padded to `width`.
+
+    What follows row i begins at position `after[i]`. That is its length, except where media take several positions a
+    token or several tokens a position.
+    """
 
     cache: DynamicCache
     lengths: Tensor
     width: int
+    after: Tensor  # [b]
 
 
 @torch.no_grad()
@@ -42,7 +47,7 @@ def greedy(
     causal = torch.ones(s, s, dtype=torch.bool, device=device).tril()
     look = seen[:, None, :].repeat(1, s, 1)
     look[:, :, past.width :] &= causal
-    positions = past.lengths[:, None] + torch.arange(s, device=device)
+    positions = past.after[:, None] + torch.arange(s, device=device)  # [b, s]
     last = lengths - 1
     done = torch.zeros(b, dtype=torch.bool, device=device)
     out: list[list[int]] = [[] for _ in range(b)]
@@ -66,6 +71,6 @@ def greedy(
         seen = torch.cat([seen, torch.ones(b, 1, dtype=torch.bool, device=device)], dim=1)
         look = seen[:, None, :]
         x = lm.get_input_embeddings()(chosen).unsqueeze(1)
-        positions = (past.lengths + lengths + step)[:, None]
+        positions = (past.after + lengths + step)[:, None]  # [b, 1]
         last = torch.zeros(b, dtype=torch.long, device=device)
     return out

@@ -1,4 +1,4 @@
-"""How a soft-token backbone reads words: through MiniLM, or with the language model's own tokens.
+"""How a backbone reads words: through MiniLM, or with the language model's own tokens.
 
 Either way, text is tokenised apart with special tokens split: whoever types a delimiter gets plain characters. The
 delimiters of the template are token ids that no text can produce.
@@ -12,10 +12,13 @@ from typing import Any, Protocol
 
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from zoo.core.backbones.branches import RowBranches, lay_out
 from zoo.core.backbones.tokens import IDS, Source
 from zoo.core.prompts import Turn
+from zoo.core.query import Query
 
 
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
@@ -102,6 +105,17 @@ class TokenReader:
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+
+
+def query_ids(reader: TokenReader, queries: Sequence[Query]) -> tuple[Tensor, RowBranches]:
+    """One row's queries as input ids [T] of its branches, with their layout."""
+    suffixes = [reader.ids[q.text] for q in queries]
+    options = [[reader.answer(o) for o in q.options] for q in queries]
+    layout, order = lay_out([len(s) for s in suffixes], options)
+    ids: list[int] = []
+    for what, q, *rest in order:
+        ids += suffixes[q] if what == "suffix" else options[q][rest[0]][:-1]
+    return torch.tensor(ids, dtype=torch.long), layout
 
 
 class EncodedReader:

@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from datamodules.schema import Part, Policy, Sample
 from zoo.core.backbones import branches as br
+from zoo.core.backbones import passes
 from zoo.core.backbones.base import Backbone, Scores
-from zoo.core.backbones.cutting import cap_lengths, cut_middle
+from zoo.core.backbones.cutting import cut_texts
 from zoo.core.backbones.generation import Past, greedy
 from zoo.core.backbones.readers import EncodedReader, Reader, plain_ids
 from zoo.core.backbones.sources import Augment, ReadLimits, SourceMaker
@@ -244,10 +245,7 @@ class SoftTokenBackbone(Backbone):
         """`embeddings` [b, p, d] replaces the prompts' own (for gradients with respect to the input)."""
         x = self.embed(batch.prompt) if embeddings is None else embeddings
         lengths = batch.prompt.lengths.to(x.device)
-        mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]  # [b, p]
-        cache = DynamicCache()
-        self.lm.get_decoder()(inputs_embeds=x, attention_mask=mask.long(), past_key_values=cache, use_cache=True)
-        return State(cache, lengths, x.shape[1], batch)
+        return State(passes.encode(self.lm, x, lengths), lengths, x.shape[1], lengths, batch)
 
     def score(self, state: State, queries: Sequence[Sequence[Query]] | None = None) -> Scores:
         device = state.lengths.device
@@ -257,8 +255,7 @@ class SoftTokenBackbone(Backbone):
             rows = [self._prepare_queries(q) for q in queries]
             suffix = collate_tokens([r for r, _ in rows], self.kinds).to(device)
             branches = br.collate([b for _, b in rows]).to(device)
-        x = self.embed(suffix)  # [b, T, d]
-        hidden = self._continue(state, x, branches)
+        hidden = passes.go_on(self.lm, state, self.embed(suffix), branches)  # [b, T, d]
         return br.gather_scores(branches, hidden, self.lm.get_output_embeddings())
 
     def score_batch(self, batch: Batch) -> Scores:
@@ -266,33 +263,9 @@ class SoftTokenBackbone(Backbone):
         if not batch.suffix.kind.shape[1]:
             return self.score(self.encode(batch))
         prompt, suffix = self.embed(batch.prompt), self.embed(batch.suffix)  # [b, p, d], [b, T, d]
-        x = torch.cat([prompt, suffix], dim=1)
-        p, dtype = prompt.shape[1], br.mask_dtype(x)
-        lengths = batch.prompt.lengths.to(x.device)
-        positions = torch.cat(
-            [torch.arange(p, device=x.device).expand(len(x), p), lengths[:, None] + batch.branches.depth], dim=1
-        )
-        out = self.lm.get_decoder()(
-            inputs_embeds=x,
-            attention_mask=br.whole_mask(batch.branches, lengths, p, dtype),
-            position_ids=positions,
-            use_cache=False,
-        )
-        return br.gather_scores(batch.branches, out.last_hidden_state[:, p:], self.lm.get_output_embeddings())
-
-    def _continue(self, state: State, x: Tensor, branches: br.Branches) -> Tensor:
-        if not x.shape[1]:
-            return x  # nothing is asked of any row
-        mask = br.attention_mask(branches, state.lengths, state.width, br.mask_dtype(x))
-        positions = state.lengths[:, None] + branches.depth  # [b, T]
-        out = self.lm.get_decoder()(
-            inputs_embeds=x,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=br.fork(state.cache),
-            use_cache=True,
-        )
-        return out.last_hidden_state
+        lengths = batch.prompt.lengths.to(prompt.device)
+        hidden = passes.at_once(self.lm, prompt, suffix, batch.branches, lengths, lengths)  # [b, T, d]
+        return br.gather_scores(batch.branches, hidden, self.lm.get_output_embeddings())
 
     @torch.no_grad()
     def generate(self, state: State, suffixes: Sequence[Query], max_new_tokens: int = 64) -> list[str]:
@@ -313,6 +286,4 @@ class SoftTokenBackbone(Backbone):
 
     def text_ids(self, texts: Sequence[str]) -> tuple[list[list[int]], bool]:
         """Token ids of one sample's content texts, cut to the limit together, and whether anything was cut."""
-        ids = [plain_ids(self.tokenizer, t) for t in texts]
-        caps = cap_lengths([len(t) for t in ids], self.limits.text_tokens)
-        return [cut_middle(t, c) for t, c in zip(ids, caps)], any(len(t) > c for t, c in zip(ids, caps))
+        return cut_texts([plain_ids(self.tokenizer, t) for t in texts], self.limits.text_tokens)

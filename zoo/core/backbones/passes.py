@@ -1,0 +1,70 @@
+"""Passes of a causal language model over prompts and their branches: one after the other, or both at once.
+
+Prompts are right-padded. Their positions are [b, p], or [axes, b, p] for a model that places pictures on several axes;
+what follows a prompt is text, which stands at the same position on every axis.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from zoo.core.backbones import branches as br
+from zoo.core.backbones.generation import Past
+
+
+def encode(lm: PreTrainedModel, x: Tensor, lengths: Tensor, positions: Tensor | None = None) -> DynamicCache:
+    """Keys and values of embedded prompts [b, p, d] of `lengths` [b]; without `positions` they count from 0.
+
+    Raises RuntimeError in training with gradient checkpointing, which keeps none.
+    """
+    mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]  # [b, p]
+    cache = DynamicCache()
+    lm.get_decoder()(
+        inputs_embeds=x,
+        attention_mask=mask.long(),
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+    )
+    if cache.get_seq_length() != x.shape[1]:
+        raise RuntimeError("gradient checkpointing in training keeps no cache: call eval() first, or score_batch")
+    return cache
+
+
+def go_on(lm: PreTrainedModel, past: Past, x: Tensor, branches: br.Branches) -> Tensor:
+    """Outputs [b, T, d] for embedded branches [b, T, d] after the prompts, whose keys and values stay as they were."""
+    if not x.shape[1]:
+        return x  # nothing is asked of any row
+    out = lm.get_decoder()(
+        inputs_embeds=x,
+        attention_mask=br.attention_mask(branches, past.lengths, past.width, br.mask_dtype(x)),
+        position_ids=past.after[:, None] + branches.depth,  # [b, T]
+        past_key_values=br.fork(past.cache),
+        use_cache=True,
+    )
+    return out.last_hidden_state
+
+
+def at_once(
+    lm: PreTrainedModel,
+    prompt: Tensor,
+    x: Tensor,
+    branches: br.Branches,
+    lengths: Tensor,
+    after: Tensor,
+    positions: Tensor | None = None,
+) -> Tensor:
+    """The same [b, T, d] in one pass over prompts [b, p, d] and branches, without a cache."""
+    b, p, _ = prompt.shape
+    if positions is None:
+        positions = torch.arange(p, device=prompt.device).expand(b, p)
+    follow = after[:, None] + branches.depth  # [b, T]
+    out = lm.get_decoder()(
+        inputs_embeds=torch.cat([prompt, x], dim=1),
+        attention_mask=br.whole_mask(branches, lengths, p, br.mask_dtype(prompt)),
+        position_ids=torch.cat([positions, follow.expand(*positions.shape[:-1], -1)], dim=-1),
+        use_cache=False,
+    )
+    return out.last_hidden_state[:, p:]
