@@ -139,8 +139,8 @@ class Guard(nn.Module):
         policies = [self.policy_for(s, policy) for s in samples]
         rows = [self.backbone.prepare(s, p, policy_queries(p)) for s, p in zip(samples, policies)]
         batch = self.backbone.collate(rows).to(self.device)
-        state = self.backbone.encode(batch)
-        judged = self.judge(self.backbone.score(state), [len(p) for p in policies])
+        # One pass for the verdict, whether it is to be explained or not: it is the same to the last bit.
+        judged = self.judge(self.backbone.score_batch(batch), [len(p) for p in policies])
         verdicts = self.verdicts(judged, [s.id for s in samples], policies, batch.truncated)
         if threshold is not None:
             for v in verdicts:
@@ -150,6 +150,7 @@ class Guard(nn.Module):
                 critique_query(v.flagged, v.listed(p, self.calibration.category_threshold))
                 for v, p in zip(verdicts, policies)
             ]
+            state = self.backbone.encode(batch)
             for v, text in zip(verdicts, self.backbone.generate(state, suffixes, max_new_tokens)):
                 v.critique = text
         return verdicts
