@@ -148,8 +148,8 @@ def test_explained_verdicts_name_what_they_list(guard, monkeypatch):
     )
     monkeypatch.setattr(
         guard.backbone,
-        "score",
-        lambda state: scores_of([[3.0, 1.0, -1.0, 2.0], [3.0, -3.0, -1.0, -2.0], [-3.0, 3.0, 3.0, 3.0]]),
+        "score_batch",
+        lambda batch: scores_of([[3.0, 1.0, -1.0, 2.0], [3.0, -3.0, -1.0, -2.0], [-3.0, 3.0, 3.0, 3.0]]),
     )
     verdicts = guard.moderate(rows(3), explain=True)
     assert [v.critique for v in verdicts] == ["said"] * 3
