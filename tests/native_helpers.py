@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import av
@@ -187,3 +188,15 @@ def write_clip(path: Path, seconds: float = 2.0, sound: bool = True, size: tuple
             for packet in [*track.encode(frame), *track.encode()]:
                 out.mux(packet)
     return path
+
+
+def copied(folder: Path, target: Path) -> Path:
+    shutil.copytree(folder, target)
+    return target
+
+
+def without(folder: Path, part: str) -> None:
+    """Takes one of the processors out."""
+    config = read_json(folder / "processor_config.json")
+    del config[part]
+    write_json(folder / "processor_config.json", config)

@@ -103,7 +103,7 @@ def theirs(sample, policy=POLICY):
         **({"load_audio_from_video": True, "audio_from_video_indices": of_video} if heard else {}),
         images_kwargs={"size": {"shortest_edge": 4 * 784, "longest_edge": 16 * 784}},
         videos_kwargs={
-            "size": {"shortest_edge": 4 * 784, "longest_edge": 4 * 784},
+            "size": {"shortest_edge": 2 * 784, "longest_edge": 4 * 784},
             "do_sample_frames": False,
             "fps": 2.0,
         },
@@ -367,9 +367,12 @@ def test_a_part_without_track_or_without_frames(backbone, files):
 
 
 def test_a_picture_is_scaled_to_the_limit_and_a_blink_of_sound_is_heard(backbone, tmp_path):
-    big = write_image(tmp_path / "big.png", size=(900, 300))
-    ids = backbone.prepare(Sample.of(image=big), POLICY).ids.tolist()
-    assert 4 <= ids.count(backbone.codes.image) <= 16
+    for n, size in enumerate(((900, 300), (40, 30), (3, 2), (250, 20))):
+        picture = write_image(tmp_path / f"{n}.png", size=size)
+        assert 4 <= backbone.prepare(Sample.of(image=picture), POLICY).ids.tolist().count(backbone.codes.image) <= 16
+    clip = write_clip(tmp_path / "small.mp4", size=(32, 16), sound=False)
+    prepared = backbone.prepare(Sample.of(video=clip), POLICY)
+    assert prepared.ids.tolist().count(backbone.codes.video) <= 4 * prepared.inputs.grids[0][0]
     blink = write_audio(tmp_path / "b.wav", seconds=0.001)
     assert backbone.prepare(Sample.of(audio=blink), POLICY).ids.tolist().count(backbone.codes.audio) == 2
     minute = write_audio(tmp_path / "m.wav", seconds=31.0)  # the extractor alone would cut at 30 s

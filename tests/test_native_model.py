@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import shutil
 
 import lightning as L
 import pytest
 import torch
 from helpers import write_audio
-from native_helpers import read_json, write_clip, write_json, write_thinker, write_whole
-from safetensors.torch import load_file, save_file
+from native_helpers import copied, without, write_clip, write_thinker, write_whole
+from safetensors.torch import load_file
 from test_module import PLAIN, Losses, paint
 
 import zoo
@@ -17,7 +16,7 @@ from datamodules import GuardDataModule
 from datamodules.schema import Policy, PolicyEntry, Sample
 from zoo import fit as command
 from zoo.core.backbones import build, describe, native, omni_source
-from zoo.core.backbones.hub_folders import check_folder, weight_files, weights_hash
+from zoo.core.backbones.hub_folders import weight_files, weights_hash
 from zoo.core.guard import Guard
 from zoo.core.losses import LossWeights, Targets, guard_loss
 from zoo.core.module import GuardModule
@@ -331,142 +330,3 @@ def test_fit_says_which_sample_lacks_a_processor(mixed, folder, tmp_path):
     with pytest.raises(CheckpointError, match=r"'train-audio-True' needs audio.*takes image, text, video only"):
         command.fit([*mixed, f"backbone.path={deaf}", f"runs={tmp_path / 'runs'}"])
     assert not (tmp_path / "runs").exists()
-
-
-# --------------------------------------------------------------------------------------------------------- bad folders
-
-
-def copied(folder, target):
-    shutil.copytree(folder, target)
-    return target
-
-
-def without(folder, part):
-    config = read_json(folder / "processor_config.json")
-    del config[part]
-    write_json(folder / "processor_config.json", config)
-
-
-def changed(folder, **values):
-    write_json(folder / "config.json", {**read_json(folder / "config.json"), **values})
-
-
-def only_pickles(folder):
-    torch.save({"x": torch.zeros(2)}, folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
-
-
-def cut_short(folder):
-    data = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
-
-
-def a_shard_is_missing(folder):
-    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
-    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
-    write_json(folder / "model.safetensors.index.json", index)
-
-
-def a_shard_lies_elsewhere(folder):
-    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
-    write_json(folder / "model.safetensors.index.json", {"weight_map": {"a": "../model-1.safetensors"}})
-
-
-def few_weights(folder):
-    state = load_file(folder / "model.safetensors")
-    save_file({n: t for n, t in state.items() if "layers.1" not in n}, folder / "model.safetensors", {"format": "pt"})
-
-
-def other_shapes(folder):
-    config = read_json(folder / "config.json")
-    config["text_config"]["intermediate_size"] = 40
-    write_json(folder / "config.json", config)
-
-
-def a_tokenizer_without_marks(folder):
-    config = read_json(folder / "tokenizer_config.json")
-    write_json(folder / "tokenizer_config.json", {k: v for k, v in config.items() if v != "<|IMAGE|>"})
-
-
-def a_delimiter_that_anybody_can_type(folder):
-    tokenizer = read_json(folder / "tokenizer.json")
-    for token in tokenizer["added_tokens"]:
-        token["special"] = token["content"] != "<|im_start|>"
-    write_json(folder / "tokenizer.json", tokenizer)
-    config = read_json(folder / "tokenizer_config.json")
-    write_json(folder / "tokenizer_config.json", {k: v for k, v in config.items() if v != "<|im_start|>"})
-
-
-def another_tokenizer(folder):
-    changed(folder, image_token_index=read_json(folder / "config.json")["image_token_index"] + 1)
-
-
-def another_processor(folder):
-    config = read_json(folder / "processor_config.json")
-    config["image_processor"]["image_processor_type"] = "CLIPImageProcessor"
-    write_json(folder / "processor_config.json", config)
-
-
-def remove(*names):
-    return lambda folder: [(folder / n).unlink() for n in names]
-
-
-@pytest.mark.parametrize(
-    "spoil, text",
-    [
-        (remove("config.json"), "no config.json"),
-        (lambda f: (f / "config.json").write_text("{"), "not readable as JSON"),
-        (lambda f: changed(f, model_type="llama"), "model_type 'llama'.*qwen2_5_omni"),
-        (lambda f: changed(f, model_type=None), "model_type None"),
-        (remove("model.safetensors"), "no weights: expected model.safetensors"),
-        (only_pickles, r"pickled weights only \(pytorch_model.bin\).*never loaded"),
-        (cut_short, "model.safetensors: damaged or cut short"),
-        (a_shard_is_missing, "model-2.safetensors is missing"),
-        (a_shard_lies_elsewhere, "is not the name of a file beside it"),
-        (few_weights, "weights are missing, e.g. model.language_model.layers.1"),
-        (other_shapes, "do not fit Qwen2.5-Omni"),
-        (remove("tokenizer.json"), "no tokenizer"),
-        (a_tokenizer_without_marks, "its tokenizer has no image_token"),
-        (a_delimiter_that_anybody_can_type, r"reads <\|im_start\|> in anybody's text as a delimiter"),
-        (another_tokenizer, "image_token is 258 to its tokenizer and 259 to its config"),
-        (another_processor, "image_processor_type is CLIPImageProcessor"),
-    ],
-)
-def test_a_bad_folder_is_one_clear_error(folder, tmp_path, spoil, text):
-    bad = copied(folder, tmp_path / "bad")
-    spoil(bad)
-    with pytest.raises(CheckpointError, match=text) as e:
-        made(bad)
-    assert str(bad) in str(e.value) and "\n" not in str(e.value)
-
-
-def test_a_folder_is_checked_without_reading_its_weights(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, "empty", lambda *a, **kw: pytest.fail("weights were read"))
-    assert check_folder(folder, omni_source.FAMILIES, "it")["model_type"] == "qwen2_5_omni_thinker"
-
-
-@pytest.mark.parametrize("part, kind", [("image_processor", "i"), ("feature_extractor", "a"), ("video_processor", "v")])
-def test_a_processor_without_a_modality(folder, samples, tmp_path, part, kind):
-    lacking = copied(folder, tmp_path / "lacking")
-    without(lacking, part)
-    backbone = made(lacking)
-    assert len(backbone.modalities) == 3
-    guard = Guard(backbone, POLICY)
-    bad = next(s for s in samples if s.id == kind)
-    with pytest.raises(CheckpointError, match=f"sample '{kind}' needs .*qwen_omni_3b takes"):
-        guard.moderate([samples[0], bad])
-    rest = [s for s in samples if s.id not in {"image_processor": "i", "feature_extractor": "av"}.get(part, "v")]
-    assert len(guard.moderate(rest)) == len(rest) >= 2
-
-
-def test_a_run_whose_base_was_changed_or_has_gone(folder, tmp_path):
-    base = copied(folder, tmp_path / "base")
-    save(Guard(made(base), POLICY), tmp_path / "run" / "model", "omniguard", "# card\n")
-    state = load_file(base / "model.safetensors")
-    state["lm_head.weight"][0, 0] += 1
-    save_file(state, base / "model.safetensors", {"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"trained on base with hash.*backbone path"):
-        load(tmp_path / "run")
-    shutil.rmtree(base)
-    with pytest.raises(CheckpointError, match="base: no such folder"):
-        load(tmp_path / "run")

@@ -101,9 +101,12 @@ class MediaReader:
         return grid, [t - times[0] for t in times[:: processor.temporal_patch_size]]
 
     def _size(self, processor: Any, least: int, most: int) -> dict[str, int]:
-        """A range of tokens as the processor's range of pixels."""
+        """A range of tokens as the processor's range of pixels.
+
+        What is too small is scaled up to whole rows and columns: from half the limit on it would come out above it.
+        """
         pixels = (processor.patch_size * processor.merge_size) ** 2  # of a token
-        return {"shortest_edge": min(least, most) * pixels, "longest_edge": most * pixels}
+        return {"shortest_edge": min(least * pixels, most * pixels // 2), "longest_edge": most * pixels}
 
     def _keep(self, inputs: Inputs, patches: Tensor, grids: Tensor) -> Grid:
         inputs.patches.append(patches)
