@@ -11,8 +11,11 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules import GuardDataModule
+from datamodules.loading import MODALITIES
+from datamodules.schema import DataError
 from zoo import cli
 from zoo.config import compose, plain
+from zoo.core.backbones import check, modalities_of
 from zoo.core.progress import StderrProgress
 from zoo.core.run import new_run, write_errors, write_json, write_yaml
 from zoo.methods import METHODS
@@ -41,12 +44,29 @@ def build_trainer(config: dict[str, Any], run: Path) -> L.Trainer:
     )
 
 
+def check_backbone(config: dict[str, Any]) -> None:
+    """Raises `DataError` for a backbone that cannot be built or cannot take the data, before any data is made."""
+    if "backbone" not in config:
+        return
+    check({k: v for k, v in config["backbone"].items() if k != "lr"})
+    takes, data = modalities_of(config["backbone"]["name"]), config["data"]
+    if data["modalities"] is None and data["source"] == "manifest":
+        return  # its rows decide, when they are read
+    wanted = set(data["modalities"] or MODALITIES)
+    if len(takes) == 1 and wanted - takes:
+        raise DataError(
+            f"backbone {config['backbone']['name']} takes only {', '.join(takes)}, and data.source={data['source']} "
+            f"brings {', '.join(sorted(wanted - takes))} too: set data.modalities=[{', '.join(takes)}]"
+        )
+
+
 def fit(arguments: list[str]) -> tuple[Path, dict[str, Any], list[dict[str, str]]]:
     """Runs a recipe; returns the run's folder, its metrics and the rows that could not be used."""
     started = time.perf_counter()
     config = plain(compose(arguments))
     L.seed_everything(config["seed"], workers=True, verbose=False)
     method = METHODS[config["method"]]
+    check_backbone(config)
     data = build_data(config)
     data.prepare_data()
     module = method.build(config, data)

@@ -91,7 +91,12 @@ class GuardModule(L.LightningModule):
     # ------------------------------------------------------------------------------------------------ data
 
     def attach(self, datamodule: Any) -> None:
-        """Gives the DataModule this guard's transform and collate, and fills the feature cache of frozen encoders."""
+        """Gives the DataModule this guard's transform and collate, and fills the feature cache of frozen encoders.
+
+        Raises `MediaError` for the first sample with a medium that the backbone does not take.
+        """
+        for sample in datamodule.corpus.samples:
+            self.guard.backbone.check(sample)
         datamodule.transform, datamodule.collate = self.prepare, self.collate
         if self.guard.backbone.cache is not None:
             datamodule.reject(self.guard.backbone.warm(datamodule.corpus.samples, self.phrases(datamodule)))

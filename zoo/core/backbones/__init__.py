@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
@@ -16,8 +15,8 @@ from datamodules import media
 from datamodules.assets import asset_hash, resolve, zoo_home
 from datamodules.schema import near, reject_unknown
 from zoo.core import weights
+from zoo.core.backbones import causal_lm
 from zoo.core.backbones.base import Backbone
-from zoo.core.backbones.readers import TokenReader, plain_ids
 from zoo.core.backbones.soft_token import SoftTokenBackbone
 from zoo.core.backbones.sources import ReadLimits
 from zoo.core.cache import FeatureCache
@@ -36,8 +35,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "audio": "audio-tiny",
         "noise": {"phrase": 0.3, "passage": 0.2, "image": 0.2, "sound": 0.2},
     },
-    "smollm2": {"lora_rank": 16, "lora_alpha": 32, "lora_dropout": 0.0, "audio": "audio-tiny"},
+    "smollm2": {**causal_lm.SETTINGS, "audio": "audio-tiny"},
+    "causal_lm": {"path": None, "revision": None, **causal_lm.SETTINGS},
 }
+TEXT_ONLY = ("causal_lm",)
 LIMIT_KEYS = ("text_tokens", "fps", "frames")
 
 
@@ -49,7 +50,22 @@ def describe(name: str, **settings: Any) -> dict[str, Any]:
     limits = {k: v for k, v in asdict(ReadLimits()).items() if k in LIMIT_KEYS}
     given = settings.pop("limits", None) or {}
     reject_unknown(given, LIMIT_KEYS, f"backbone {name}: limits")
-    return {"name": name, **DEFAULTS[name], **settings, "limits": {**limits, **given}}
+    out = {"name": name, **DEFAULTS[name], **settings, "limits": {**limits, **given}}
+    if "tuning" in out:
+        causal_lm.check_settings(out, f"backbone {name}")
+    return out
+
+
+def check(description: dict[str, Any]) -> None:
+    """Raises `CheckpointError` for what can be seen to be wrong before anything is loaded or rendered."""
+    description = describe(**description)
+    if description["name"] == "causal_lm":
+        causal_lm.locate(description["path"], description["revision"])
+
+
+def modalities_of(name: str) -> frozenset[str]:
+    """What a backbone takes, known before it is built."""
+    return frozenset(("text",)) if name in TEXT_ONLY else Backbone.modalities
 
 
 def build(description: dict[str, Any], cached: bool = False) -> Backbone:
@@ -58,19 +74,21 @@ def build(description: dict[str, Any], cached: bool = False) -> Backbone:
     Parts that the description pins (`pins`: name → hash) must have those hashes. Raises `CheckpointError` otherwise.
     """
     description = describe(**description)
-    builder: Callable[..., Backbone] = {"tiny": _tiny, "smollm2": _smollm2}[description["name"]]
+    builder: Callable[..., Backbone] = BUILDERS[description["name"]]
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # the report of the pooler that MiniLM does not need
     return builder(description, FeatureCache(zoo_home() / "features") if cached else None)
 
 
-def _pinned(description: dict[str, Any], found: dict[str, str]) -> dict[str, Any]:
+def _pinned(
+    description: dict[str, Any], found: dict[str, str], fix: str = "install the zoo's version that published it"
+) -> dict[str, Any]:
     """The description with the hashes of its frozen parts, which must agree with those it came with."""
     for part, pin in (description.get("pins") or {}).items():
         if found.get(part) != pin:
             raise weights.CheckpointError(
                 f"this model was trained on {part} with hash {pin[:12]}…, but here it is {str(found.get(part))[:12]}…: "
-                "install the zoo's version that published it"
+                f"{fix}"
             )
     return {**description, "pins": found}
 
@@ -155,24 +173,9 @@ def projected_vocabulary(words: torch.Tensor, width: int) -> torch.Tensor:
 
 def _smollm2(description: dict[str, Any], cache: FeatureCache | None) -> SoftTokenBackbone:
     """SmolLM2-135M-Instruct reads the words itself; LoRA on its linear layers; soft tokens for the rest."""
-    folder = converted_smollm2()
-    lm = AutoModelForCausalLM.from_pretrained(
-        folder, local_files_only=True, dtype=torch.float32, attn_implementation="sdpa"
-    )
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    lm.requires_grad_(False)
-    rank = description["lora_rank"]
-    lora = LoraConfig(
-        r=rank,
-        lora_alpha=description["lora_alpha"],
-        lora_dropout=description["lora_dropout"],
-        target_modules="all-linear",
-    )
-    inject_adapter_in_model(lora, lm)
+    lm, tokenizer = causal_lm.load(converted_smollm2(), description)
     image, image_hash = _image_encoder()
     sound, sound_hash = audio_encoder(description["audio"])
-    start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
-    reader = TokenReader(tokenizer, end, [start], [end], plain_ids(tokenizer, "\n"))
     pins = {
         "smollm2-135m-q4": asset_hash("smollm2-135m-q4"),
         "efficientnet-lite0": image_hash,
@@ -180,8 +183,30 @@ def _smollm2(description: dict[str, Any], cache: FeatureCache | None) -> SoftTok
     }
     encoders: dict[str, Encoder] = {"image": image, "sound": sound}
     return SoftTokenBackbone(
-        lm, tokenizer, encoders, _pinned(description, pins), reader=reader, limits=_limits(description), cache=cache
+        lm,
+        tokenizer,
+        encoders,
+        _pinned(description, pins),
+        reader=causal_lm.chat_reader(tokenizer, "smollm2"),
+        limits=_limits(description),
+        cache=cache,
     )
+
+
+def _causal_lm(description: dict[str, Any], cache: FeatureCache | None) -> SoftTokenBackbone:
+    """A causal LM of the user's, for text alone: no encoder, so nothing to cache."""
+    name = description["path"]
+    folder = causal_lm.locate(name, description["revision"])
+    if not causal_lm.is_hub_name(name):
+        description = {**description, "path": str(folder.resolve())}  # a run is loaded from any working folder
+    fix = f"put the language model back that was in {name}"
+    pinned = _pinned(description, {"base": causal_lm.folder_hash(folder)}, fix)
+    lm, tokenizer = causal_lm.load(folder, description)
+    causal_lm.check_window(lm, description["limits"]["text_tokens"], name)
+    reader = causal_lm.chat_reader(tokenizer, name)
+    backbone = SoftTokenBackbone(lm, tokenizer, {}, pinned, reader=reader, limits=_limits(description))
+    causal_lm.probe(backbone, name)
+    return backbone
 
 
 def converted_smollm2() -> Path:
@@ -201,3 +226,6 @@ def converted_smollm2() -> Path:
         tokenizer.save_pretrained(temporary)
         temporary.rename(folder)
     return folder
+
+
+BUILDERS: dict[str, Callable[..., Backbone]] = {"tiny": _tiny, "smollm2": _smollm2, "causal_lm": _causal_lm}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datamodules.schema import Policy, Sample
+from datamodules.schema import MediaError, Policy, Sample
 from zoo.core.query import Query
 
 
@@ -37,6 +37,16 @@ class Backbone(nn.Module, ABC):
     """`modalities` names what it can take. Subclasses say in `describe()` all that is needed to build them again."""
 
     modalities: frozenset[str] = frozenset(("text", "image", "audio", "video"))
+
+    def check(self, sample: Sample) -> None:
+        """Raises `MediaError` for a sample with a medium that is not among `modalities`."""
+        for part in sample.media:
+            if part.type not in self.modalities:
+                raise MediaError(
+                    f"sample {sample.id!r} holds {part.type}, but the backbone {self.describe()['name']!r} takes only "
+                    f"{', '.join(sorted(self.modalities))}: leave such samples out (data.modalities=[text]) or choose "
+                    "another backbone"
+                )
 
     @abstractmethod
     def prepare(self, sample: Sample, policy: Policy, queries: Sequence[Query] = ()) -> Any:

@@ -1,7 +1,8 @@
 """The soft-token backbone: encoders → projectors → a causal language model.
 
 `tiny` reads words through MiniLM; `smollm2` reads them itself. Pictures, sound and video enter both as soft tokens that
-carry their time; a video's sound and frames are interleaved by time.
+carry their time; a video's sound and frames are interleaved by time. Without encoders it is a language model that
+judges text alone: `causal_lm`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from datamodules.schema import Part, Policy, Sample
+from datamodules.schema import MediaError, Part, Policy, Sample
 from zoo.core.backbones import branches as br
 from zoo.core.backbones.base import Backbone, Scores
 from zoo.core.backbones.cutting import cap_lengths, cut_middle
@@ -100,7 +101,7 @@ class Projector(nn.Module):
 
 
 class SoftTokenBackbone(Backbone):
-    """`encoders` by kind: image and sound always; phrase and passage where words are read through an encoder."""
+    """`encoders` by kind: none, or image and sound; phrase and passage where words are read through an encoder."""
 
     def __init__(
         self,
@@ -122,6 +123,9 @@ class SoftTokenBackbone(Backbone):
         self.description = description
         self.reader = reader or EncodedReader(tokenizer, self.sources.text, tokenizer.sep_token_id)
         self.kinds = (IDS, *sorted(encoders))
+        if not encoders:  # nothing but the language model's own tokens
+            self.modalities = frozenset(("text",))
+            return
         dim = lm.get_input_embeddings().weight.shape[1]
         self.projectors = nn.ModuleDict(
             {k: Projector(e.dim, dim, float((noise or {}).get(k, 0.0))) for k, e in encoders.items()}
@@ -160,6 +164,7 @@ class SoftTokenBackbone(Backbone):
     def prepare(
         self, sample: Sample, policy: Policy, queries: Sequence[Query] = (), augment: Augment | None = None
     ) -> Prepared:
+        self.check(sample)
         row = Row()
         pieces = render(sample, policy)
         texts, truncated = self.text_ids([p.text for p in pieces if isinstance(p, Text) and p.role == "content"])
@@ -177,7 +182,15 @@ class SoftTokenBackbone(Backbone):
                 source = (self.reader.speaker if piece.role == "speaker" else self.reader.phrase)(piece.text)
             if source is not None:
                 row.add(source, TYPE[piece.role])
-        return Prepared(sample.id, row, *self._prepare_queries(queries), truncated)
+        suffix, branches = self._prepare_queries(queries)
+        size = len(row) + 1 + max(branches.depth.tolist(), default=0)
+        context = getattr(self.lm.config, "max_position_embeddings", None) or size
+        if size > context:
+            raise MediaError(
+                f"sample {sample.id!r} takes {size} tokens with its policy and queries, and the language model reads "
+                f"{context}: give fewer files, a shorter policy or a smaller limits.text_tokens"
+            )
+        return Prepared(sample.id, row, suffix, branches, truncated)
 
     def _prepare_queries(self, queries: Sequence[Query]) -> tuple[Row, br.RowBranches]:
         suffixes = [self.reader.suffix(q.suffix) for q in queries]
@@ -205,8 +218,9 @@ class SoftTokenBackbone(Backbone):
 
     def embed(self, tokens: Tokens) -> Tensor:
         """[b, L, d]; zeros on padding. Differentiable down to the projectors and the embedding table."""
-        device = self.types.weight.device
-        pad = self.types.weight.new_zeros(1, self.types.weight.shape[1])
+        words = self.lm.get_input_embeddings().weight  # [v, d]
+        device = words.device
+        pad = torch.zeros(1, words.shape[1], device=device)
         table, offsets, used = [pad], [0] * len(tokens.kinds), 1
         for number, kind in enumerate(tokens.kinds):
             sources = tokens.sources[kind]
@@ -228,10 +242,12 @@ class SoftTokenBackbone(Backbone):
         real = tokens.kind >= 0
         offset = torch.tensor(offsets, device=device)[tokens.kind.clamp_min(0)]
         out = torch.cat(table)[torch.where(real, offset + tokens.place, 0)]  # [b, L, d]
-        soft = real & (tokens.kind != tokens.kinds.index(IDS))
-        out = out + self.types(tokens.type) * soft.unsqueeze(-1)
-        image = tokens.kind == tokens.kinds.index("image")
-        return out + self.grid(tokens.within.clamp_max(self.grid.num_embeddings - 1)) * image.unsqueeze(-1)
+        if self.encoders:
+            soft = real & (tokens.kind != tokens.kinds.index(IDS))
+            out = out + self.types(tokens.type) * soft.unsqueeze(-1)
+            image = tokens.kind == tokens.kinds.index("image")
+            out = out + self.grid(tokens.within.clamp_max(self.grid.num_embeddings - 1)) * image.unsqueeze(-1)
+        return out.to(words.dtype)
 
     def input_embeddings(self, batch: Batch) -> Tensor:
         return self.embed(batch.prompt)
