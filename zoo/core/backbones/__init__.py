@@ -173,7 +173,8 @@ def projected_vocabulary(words: torch.Tensor, width: int) -> torch.Tensor:
 
 def _smollm2(description: dict[str, Any], cache: FeatureCache | None) -> SoftTokenBackbone:
     """SmolLM2-135M-Instruct reads the words itself; LoRA on its linear layers; soft tokens for the rest."""
-    lm, tokenizer = causal_lm.load(converted_smollm2(), description)
+    folder = converted_smollm2()
+    lm, tokenizer = causal_lm.load(folder, description)
     image, image_hash = _image_encoder()
     sound, sound_hash = audio_encoder(description["audio"])
     pins = {
@@ -190,6 +191,7 @@ def _smollm2(description: dict[str, Any], cache: FeatureCache | None) -> SoftTok
         reader=causal_lm.chat_reader(tokenizer, "smollm2"),
         limits=_limits(description),
         cache=cache,
+        base=folder,
     )
 
 
@@ -204,7 +206,7 @@ def _causal_lm(description: dict[str, Any], cache: FeatureCache | None) -> SoftT
     lm, tokenizer = causal_lm.load(folder, description)
     causal_lm.check_window(lm, description["limits"]["text_tokens"], name)
     reader = causal_lm.chat_reader(tokenizer, name)
-    backbone = SoftTokenBackbone(lm, tokenizer, {}, pinned, reader=reader, limits=_limits(description))
+    backbone = SoftTokenBackbone(lm, tokenizer, {}, pinned, reader=reader, limits=_limits(description), base=folder)
     causal_lm.probe(backbone, name)
     return backbone
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from datamodules.schema import MediaError, Part, Policy, Sample
 from zoo.core.backbones import branches as br
-from zoo.core.backbones.base import Backbone, Scores
+from zoo.core.backbones.base import Backbone, ExportParts, Scores
 from zoo.core.backbones.cutting import cap_lengths, cut_middle
 from zoo.core.backbones.generation import Past, greedy
 from zoo.core.backbones.readers import EncodedReader, Reader, plain_ids
@@ -113,14 +114,16 @@ class SoftTokenBackbone(Backbone):
         limits: ReadLimits | None = None,
         cache: FeatureCache | None = None,
         noise: dict[str, float] | None = None,
+        base: Path | None = None,
     ):
+        """`base` is the folder that the language model came from."""
         super().__init__()
         self.lm = lm
         self.tokenizer = tokenizer
         self.encoders = nn.ModuleDict({k: e.freeze() for k, e in encoders.items()})
         self.limits = limits or ReadLimits()
         self.sources = SourceMaker(self.encoders, self.limits, cache)
-        self.description = description
+        self.description, self.base = description, base
         self.reader = reader or EncodedReader(tokenizer, self.sources.text, tokenizer.sep_token_id)
         self.kinds = (IDS, *sorted(encoders))
         if not encoders:  # nothing but the language model's own tokens
@@ -333,3 +336,18 @@ class SoftTokenBackbone(Backbone):
         ids = [plain_ids(self.tokenizer, t) for t in texts]
         caps = cap_lengths([len(t) for t in ids], self.limits.text_tokens)
         return [cut_middle(t, c) for t, c in zip(ids, caps)], any(len(t) > c for t, c in zip(ids, caps))
+
+    # ------------------------------------------------------------------------------------------- giving away
+
+    def export_parts(self) -> ExportParts:
+        rest = {n: t for n, t in self.state_dict().items() if not n.startswith("lm.")}
+        return ExportParts(
+            self.lm,
+            self.tokenizer,
+            AutoModelForCausalLM,
+            base=self.base,
+            base_name=self.description.get("path") or (self.base and str(self.base)),
+            base_revision=self.description.get("revision"),
+            rest=rest,
+            reads_text=not isinstance(self.reader, EncodedReader),
+        )
