@@ -34,6 +34,7 @@ SETTINGS: dict[str, Any] = {
     "lora_dropout": 0.0,
     "dtype": "float32",
     "gradient_checkpointing": False,
+    "packed": False,
 }
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")

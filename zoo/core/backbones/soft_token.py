@@ -22,6 +22,7 @@ from zoo.core.backbones import branches as br
 from zoo.core.backbones.base import Backbone, ExportParts, Scores
 from zoo.core.backbones.cutting import cap_lengths, cut_middle
 from zoo.core.backbones.generation import Past, greedy
+from zoo.core.backbones.packing import Packing, pack, packed_mask
 from zoo.core.backbones.readers import EncodedReader, Reader, plain_ids
 from zoo.core.backbones.sources import Augment, ReadLimits, SourceMaker
 from zoo.core.backbones.tokens import IDS, Row, Source, Tokens, collate_tokens
@@ -51,6 +52,7 @@ class Batch:
     suffix: Tokens
     branches: br.Branches
     truncated: list[bool]
+    packing: Packing | None = None
 
     @property
     def size(self) -> int:
@@ -58,7 +60,7 @@ class Batch:
 
     def to(self, device: torch.device | str, **kw: bool) -> Batch:
         moved = (x.to(device, **kw) for x in (self.prompt, self.suffix, self.branches))
-        return Batch(self.ids, *moved, self.truncated)
+        return Batch(self.ids, *moved, self.truncated, self.packing and self.packing.to(device, **kw))
 
 
 @dataclass
@@ -124,6 +126,7 @@ class SoftTokenBackbone(Backbone):
         self.limits = limits or ReadLimits()
         self.sources = SourceMaker(self.encoders, self.limits, cache)
         self.description, self.base = description, base
+        self.packed = bool(description.get("packed"))
         self.reader = reader or EncodedReader(tokenizer, self.sources.text, tokenizer.sep_token_id)
         self.kinds = (IDS, *sorted(encoders))
         if not encoders:  # nothing but the language model's own tokens
@@ -209,13 +212,16 @@ class SoftTokenBackbone(Backbone):
         return row, layout
 
     def collate(self, rows: Sequence[Prepared]) -> Batch:
-        return Batch(
+        batch = Batch(
             [r.id for r in rows],
             collate_tokens([r.prompt for r in rows], self.kinds),
             collate_tokens([r.suffix for r in rows], self.kinds),
             br.collate([r.branches for r in rows]),
             [r.truncated for r in rows],
         )
+        if self.packed:
+            batch.packing = pack([len(r.prompt) for r in rows], batch.branches, batch.prompt.kind.shape[1])
+        return batch
 
     # ------------------------------------------------------------------------------------------- encoding
 
@@ -282,18 +288,21 @@ class SoftTokenBackbone(Backbone):
             return self.score(self.encode(batch))
         prompt, suffix = self.embed(batch.prompt), self.embed(batch.suffix)  # [b, p, d], [b, T, d]
         x = torch.cat([prompt, suffix], dim=1)
-        p, dtype = prompt.shape[1], br.mask_dtype(x)
-        lengths = batch.prompt.lengths.to(x.device)
-        positions = torch.cat(
-            [torch.arange(p, device=x.device).expand(len(x), p), lengths[:, None] + batch.branches.depth], dim=1
-        )
+        p, dtype, packing = prompt.shape[1], br.mask_dtype(x), batch.packing
+        if packing is None:
+            lengths = batch.prompt.lengths.to(x.device)
+            mask = br.whole_mask(batch.branches, lengths, p, dtype)
+            positions = torch.cat(
+                [torch.arange(p, device=x.device).expand(len(x), p), lengths[:, None] + batch.branches.depth], dim=1
+            )
+        else:
+            mask, positions = packed_mask(packing, dtype), packing.position
+            x = x.flatten(0, 1)[packing.where]  # [n, L, d]
         out = self.lm.get_decoder()(
-            inputs_embeds=x,
-            attention_mask=br.whole_mask(batch.branches, lengths, p, dtype),
-            position_ids=positions,
-            use_cache=False,
-        )
-        return br.gather_scores(batch.branches, out.last_hidden_state[:, p:], self.lm.get_output_embeddings())
+            inputs_embeds=x, attention_mask=mask, position_ids=positions, use_cache=False
+        ).last_hidden_state
+        hidden = out[:, p:] if packing is None else out.flatten(0, 1)[packing.back]  # [b, T, d]
+        return br.gather_scores(batch.branches, hidden, self.lm.get_output_embeddings())
 
     def _continue(self, state: State, x: Tensor, branches: br.Branches) -> Tensor:
         if not x.shape[1]:
