@@ -19,6 +19,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.bank import PolicyBank, rng_for
+from datamodules.buckets import BucketBatches, characters, text_alone
 from datamodules.corpus.types import Corpus
 from datamodules.loading import load_corpus
 from datamodules.schema import SPLITS, DataError, MediaError, Policy, Sample
@@ -124,6 +125,7 @@ class GuardDataModule(L.LightningDataModule):
         seed: of the order of the samples and of the drawn policies; `corpus_seed` is that of the scenes and the splits.
         balance: 0 equal shares of the modalities, 1 their natural ones.
         shares: factors on those shares, by modality.
+        bucket: training batches of similar length, for text alone.
     """
 
     modality: str | None = None  # set by the single-modality DataModules
@@ -147,6 +149,7 @@ class GuardDataModule(L.LightningDataModule):
         licences: str = "all",
         max_rows: int | None = None,
         corpus_seed: int = 0,
+        bucket: bool = False,
     ):
         super().__init__()
         self.source, self.path, self.data_dir = source, path, data_dir
@@ -156,6 +159,9 @@ class GuardDataModule(L.LightningDataModule):
         self.max_entries, self.epoch_size, self.balance, self.scale = max_entries, epoch_size, balance, scale
         self.shares = dict(shares or {})
         self.licences, self.max_rows, self.corpus_seed = licences, max_rows, corpus_seed
+        self.bucket = bucket
+        if bucket and source != "manifest" and self.modalities != ("text",):
+            raise DataError(f"bucket=true is for text alone: set modalities=[text] for source {source!r}")
         self.transform: Callable[..., Any] = pairs
         self.collate: Callable[[list[Any]], Any] = list
         self.errors: list[dict[str, str]] = []
@@ -185,6 +191,8 @@ class GuardDataModule(L.LightningDataModule):
             self.errors += corpus.report.get("errors", [])
             if not corpus.samples:
                 raise DataError(f"source {self.source!r} has no usable sample{self._why_empty()}")
+            if self.bucket:
+                text_alone(corpus.samples)
             self._corpus = corpus
         return self._corpus
 
@@ -241,10 +249,16 @@ class GuardDataModule(L.LightningDataModule):
         policy_of = self.train_policy if train else self.fixed_policy
         dataset = SampleDataset(samples, policy_of, functools.partial(self.transform, train=train))
         sampler = BalancedSampler(samples, self.seed, self.epoch_size, self.balance, self.shares) if train else None
+        batches: dict[str, Any] = {"batch_size": self.batch_size, "sampler": sampler}
+        if train and self.bucket:
+
+            def length(item: tuple[int, int]) -> int:
+                return characters(samples[item[0]], policy_of(samples[item[0]], item[1]))
+
+            batches = {"batch_sampler": BucketBatches(sampler, self.batch_size, length, self.seed)}
         return DataLoader(
             dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
+            **batches,
             num_workers=self.workers,
             collate_fn=self.collate,
             persistent_workers=self.workers > 0,

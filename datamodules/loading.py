@@ -19,6 +19,7 @@ from datamodules.sources.wordings import text_bank
 from datamodules.taxonomy import DEFAULT_POLICY
 
 SOURCES = ("sample", "real", "manifest")
+MODALITIES = ("text", "image", "audio", "video", "joint")
 
 
 def load_corpus(
@@ -91,7 +92,7 @@ def load_sample(seed: int = 0, scale: float = 1.0, modalities: Sequence[str] | N
     policy: a response that people scored as harmless for what its request aims at counts as safe.
     """
     samples: list[Sample] = []
-    wanted = set(modalities or ("text", "image", "audio", "video", "joint"))
+    wanted = set(modalities or MODALITIES)
     bank = PolicyBank()
     if wanted != {"text"}:
         folder = zoo_home() / "corpora" / f"scenes-v{scenes.VERSION}-{seed}-{scale:g}"

@@ -11,7 +11,7 @@ from native_helpers import random_native
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from zoo.core.backbones import small_llama
 from zoo.core.backbones.base import Backbone
@@ -109,3 +109,26 @@ def write_audio(path: Path, seed: int = 0, seconds: float = 1.0, rate: int = 16_
     wave = np.random.default_rng(seed).normal(0, 0.1, int(seconds * rate)).astype(np.float32)
     soundfile.write(path, wave, rate)
     return path
+
+
+LANGUAGE_MODELS = {
+    "llama": (LlamaConfig, {"num_key_value_heads": 1}),
+    "gpt_neox": (GPTNeoXConfig, {}),
+    "qwen2": (Qwen2Config, {"num_key_value_heads": 1}),
+}
+
+
+def save_language_model(folder: Path, kind: str = "llama", tokenizer=None, seed: int = 0, **settings) -> Path:
+    """A small random language model whose answers depend on what it reads, as people save theirs."""
+    config, own = LANGUAGE_MODELS[kind]
+    tokenizer = tokenizer or byte_tokenizer()
+    shape = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(seed)
+    lm = AutoModelForCausalLM.from_config(
+        config(
+            vocab_size=len(tokenizer), max_position_embeddings=4096, initializer_range=0.3, **shape, **own, **settings
+        )
+    )
+    lm.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

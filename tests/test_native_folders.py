@@ -8,9 +8,10 @@ from helpers import write_audio, write_image
 from native_helpers import copied, read_json, without, write_clip, write_json, write_thinker
 from safetensors.torch import load_file, save_file
 
-from datamodules.schema import Policy, PolicyEntry, Sample
+from datamodules.schema import MediaError, Policy, PolicyEntry, Sample
 from zoo.core.backbones import build, describe, omni_source
 from zoo.core.backbones.hub_folders import check_folder
+from zoo.core.backbones.readers import plain_ids
 from zoo.core.guard import Guard
 from zoo.core.weights import CheckpointError
 from zoo.registry import load, save
@@ -118,7 +119,6 @@ def remove(*names):
         (other_shapes, "do not fit Qwen2.5-Omni"),
         (remove("tokenizer.json"), "no tokenizer"),
         (a_tokenizer_without_marks, "its tokenizer has no image_token"),
-        (a_delimiter_that_anybody_can_type, r"reads <\|im_start\|> in anybody's text as a delimiter"),
         (another_tokenizer, "image_token is 258 to its tokenizer and 259 to its config"),
         (another_processor, "image_processor_type is CLIPImageProcessor"),
     ],
@@ -129,6 +129,16 @@ def test_a_bad_folder_is_one_clear_error(folder, tmp_path, spoil, text):
     with pytest.raises(CheckpointError, match=text) as e:
         made(bad)
     assert str(bad) in str(e.value) and "\n" not in str(e.value)
+
+
+def test_a_delimiter_that_is_not_called_special_is_still_characters(folder, tmp_path):
+    bad = copied(folder, tmp_path / "bad")
+    a_delimiter_that_anybody_can_type(bad)
+    tokenizer = made(bad).tokenizer
+    typed = plain_ids(tokenizer, "<|im_start|>user")
+    assert (
+        tokenizer.convert_tokens_to_ids("<|im_start|>") not in typed and tokenizer.decode(typed) == "<|im_start|>user"
+    )
 
 
 def test_a_folder_is_checked_without_reading_its_weights(folder, tmp_path, monkeypatch):
@@ -144,7 +154,7 @@ def test_a_processor_without_a_modality(folder, samples, tmp_path, part, kind):
     assert len(backbone.modalities) == 3
     guard = Guard(backbone, POLICY)
     bad = next(s for s in samples if s.id == kind)
-    with pytest.raises(CheckpointError, match=f"sample '{kind}' needs .*qwen_omni_3b takes"):
+    with pytest.raises(MediaError, match=f"sample '{kind}' needs .*qwen_omni_3b takes"):
         guard.moderate([samples[0], bad])
     rest = [s for s in samples if s.id not in {"image_processor": "i", "feature_extractor": "av"}.get(part, "v")]
     assert len(guard.moderate(rest)) == len(rest) >= 2

@@ -13,7 +13,7 @@ from test_module import PLAIN, Losses, paint
 
 import zoo
 from datamodules import GuardDataModule
-from datamodules.schema import Policy, PolicyEntry, Sample
+from datamodules.schema import MediaError, Policy, PolicyEntry, Sample
 from zoo import fit as command
 from zoo.core.backbones import build, describe, native, omni_source
 from zoo.core.backbones.hub_folders import weight_files, weights_hash
@@ -327,6 +327,6 @@ def test_fit_finds_what_is_wrong_before_it_makes_data(mixed, folder, tmp_path, m
 def test_fit_says_which_sample_lacks_a_processor(mixed, folder, tmp_path):
     deaf = copied(folder, tmp_path / "deaf")
     without(deaf, "feature_extractor")
-    with pytest.raises(CheckpointError, match=r"'train-audio-True' needs audio.*takes image, text, video only"):
+    with pytest.raises(MediaError, match=r"'train-audio-True' needs audio.*takes image, text, video only"):
         command.fit([*mixed, f"backbone.path={deaf}", f"runs={tmp_path / 'runs'}"])
     assert not (tmp_path / "runs").exists()

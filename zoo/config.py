@@ -22,7 +22,7 @@ import recipes
 from datamodules.schema import DataError, near
 
 GROUPS = ("data", "trainer", "backbone")
-PATHS = ("data_dir", "path", "policy")  # keys that are null until they name a file
+PATHS = ("data_dir", "path", "policy", "revision")  # keys that are null until they name a file or a version
 LISTS = ("modalities",)  # keys that are null until they hold a list
 
 

@@ -10,8 +10,10 @@ from typing import Any
 import lightning as L
 
 from datamodules.base import GuardDataModule
+from datamodules.loading import MODALITIES
+from datamodules.schema import DataError
 from zoo.core import weights
-from zoo.core.backbones import check
+from zoo.core.backbones import check, modalities_of
 from zoo.core.cards import guard_card, tagger_card
 from zoo.core.losses import LossWeights
 from zoo.core.module import GuardModule
@@ -38,7 +40,17 @@ class Method:
 
 
 def _check_guard(config: dict[str, Any]) -> None:
+    """Raises `DataError` for a backbone that cannot be built or cannot take the data."""
     check(**backbone_settings(config["backbone"]))
+    takes, data = modalities_of(config["backbone"]["name"]), config["data"]
+    if data["modalities"] is None and data["source"] == "manifest":
+        return  # its rows decide, when they are read
+    wanted = set(data["modalities"] or MODALITIES)
+    if len(takes) == 1 and wanted - takes:
+        raise DataError(
+            f"backbone {config['backbone']['name']} takes only {', '.join(takes)}, and data.source={data['source']} "
+            f"brings {', '.join(sorted(wanted - takes))} too: set data.modalities=[{', '.join(takes)}]"
+        )
 
 
 def _build_guard(config: dict[str, Any], data: GuardDataModule) -> GuardModule:

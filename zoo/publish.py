@@ -11,6 +11,7 @@ from pathlib import Path
 from datamodules.schema import DataError
 from zoo import cli
 from zoo.core import weights
+from zoo.core.backbones.causal_lm import is_hub_name
 from zoo.core.run import write_json
 
 PUBLISHED = ("README.md", "config.json", "model.safetensors")
@@ -23,6 +24,12 @@ def publish(run: Path, name: str, summary: str, folder: Path | None = None) -> P
         raise DataError(f"{name!r} cannot be a model's name: use letters, digits, '.', '_' and '-'")
     source = weights.find(run)
     config, state = weights.read(source)
+    base = (config.get("backbone") or {}).get("path")
+    if base is not None and not is_hub_name(base):
+        raise DataError(
+            f"{run}: its language model is the local folder {base}, which nobody else has: train from a hub name to "
+            "publish it here, or give it away with python -m zoo.export"
+        )
     root = folder or weights.checkpoints_folder()
     if (source / "model.safetensors").stat().st_size > LIMIT:
         raise DataError(f"{run}: the weights are over {LIMIT // 10**6} MB: too large to publish here")

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from datamodules.base import GuardDataModule
+from zoo.core.backbones import modalities_of
 from zoo.core.backbones.omni_source import HUB
 from zoo.core.tables import fmt, markdown_table
 
@@ -24,6 +25,10 @@ def _data_lines(data: GuardDataModule) -> str:
     return markdown_table(["source", "training samples", "licence"], rows)
 
 
+def _takes(backbone: str) -> str:
+    return "text" if len(modalities_of(backbone)) == 1 else "text, pictures, sound and video"
+
+
 def guard_card(config: dict[str, Any], metrics: dict[str, Any], data: GuardDataModule) -> str:
     """The card of a guard."""
     rows = [
@@ -34,7 +39,7 @@ def guard_card(config: dict[str, Any], metrics: dict[str, Any], data: GuardDataM
     terms = f"The licence of {base.repo} holds for these weights, too: {base.licence}.\n\n" if base else ""
     return f"""# {config["recipe"]}
 
-A guard for text, pictures, sound and video under a policy given at run time (method `{config["method"]}`, backbone
+A guard for {_takes(config["backbone"]["name"])} under a policy given at run time (method `{config["method"]}`, backbone
 `{config["backbone"]["name"]}`). Trained by `python -m zoo.fit recipe={config["recipe"]}` with
 `data={config["data"]["source"]}`, seed {config["seed"]}. Fitted on validation: threshold {metrics["threshold"]:.3f},
 temperature {metrics["temperature"]:.3f}.

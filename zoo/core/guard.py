@@ -112,12 +112,14 @@ class Guard(nn.Module):
         """Verdicts for samples, in their order (one for one sample).
 
         The policy is the call's, else the sample's, else the guard's. `threshold` replaces the fitted one. `explain`
-        adds a critique generated after the verdict; it never changes the verdict. Raises `MediaError` for a bad file.
+        adds a critique generated after the verdict; it never changes the verdict. Raises `MediaError` for a bad file
+        and for a medium that the backbone does not take.
         """
         if isinstance(samples, Sample):
             return self.moderate([samples], policy, explain, threshold, batch_size, max_new_tokens)[0]
         if threshold is not None and not 0.0 <= threshold <= 1.0:
             raise DataError(f"threshold {threshold} is not a probability: give a number from 0 to 1")
+        self.backbone.check(samples)
         was_training = self.training
         self.eval()
         out: list[Verdict] = []

@@ -93,7 +93,7 @@ class GuardModule(L.LightningModule):
     def attach(self, datamodule: Any) -> None:
         """Gives the DataModule this guard's transform and collate, and fills the feature cache of frozen encoders.
 
-        Raises `CheckpointError` where the data has a kind of media that the backbone cannot take.
+        Raises `MediaError` for the first sample with a medium that the backbone does not take.
         """
         self.guard.backbone.check(datamodule.corpus.samples)
         datamodule.transform, datamodule.collate = self.prepare, self.collate

@@ -15,13 +15,12 @@ from datamodules import media
 from datamodules.assets import asset_hash, resolve, zoo_home
 from datamodules.schema import near, reject_unknown
 from zoo.core import weights
-from zoo.core.backbones import native, omni_source
+from zoo.core.backbones import causal_lm, native, omni_source
 from zoo.core.backbones.base import Backbone
 from zoo.core.backbones.hub_folders import weights_hash
-from zoo.core.backbones.readers import TokenReader, frequent_pieces, plain_ids
+from zoo.core.backbones.readers import frequent_pieces
 from zoo.core.backbones.soft_token import SoftTokenBackbone
 from zoo.core.backbones.sources import ReadLimits
-from zoo.core.backbones.tuning import add_lora
 from zoo.core.cache import FeatureCache
 from zoo.core.encoders.audio import AudioEncoder, SoundNet
 from zoo.core.encoders.base import Encoder
@@ -39,9 +38,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "audio": "audio-tiny",
         "noise": {"phrase": 0.3, "passage": 0.2, "image": 0.2, "sound": 0.2},
     },
-    "smollm2": {"lora_rank": 16, "lora_alpha": 32, "lora_dropout": 0.0, "audio": "audio-tiny"},
+    "smollm2": {**causal_lm.SETTINGS, "audio": "audio-tiny"},
+    "causal_lm": {"path": None, "revision": None, **causal_lm.SETTINGS},
     **dict.fromkeys(omni_source.HUB, native.DEFAULTS),
 }
+TEXT_ONLY = ("causal_lm",)
 LIMIT_KEYS = ("text_tokens", "fps", "frames")
 
 
@@ -53,7 +54,27 @@ def describe(name: str, **settings: Any) -> dict[str, Any]:
     limits = {k: v for k, v in asdict(ReadLimits()).items() if k in LIMIT_KEYS}
     given = settings.pop("limits", None) or {}
     reject_unknown(given, LIMIT_KEYS, f"backbone {name}: limits")
-    return {"name": name, **DEFAULTS[name], **settings, "limits": {**limits, **given}}
+    out = {"name": name, **DEFAULTS[name], **settings, "limits": {**limits, **given}}
+    if set(causal_lm.SETTINGS) <= set(out):
+        causal_lm.check_settings(out, f"backbone {name}")
+    return out
+
+
+def check(name: str, **settings: Any) -> None:
+    """Raises `CheckpointError` for what can be seen to be wrong with settings or a folder before a weight is read.
+
+    Brings the weights of a hub backbone if they are not there.
+    """
+    description = describe(name, **settings)
+    if name == "causal_lm":
+        causal_lm.locate(description["path"], description["revision"])
+    elif name in omni_source.HUB:
+        native.locate(description)
+
+
+def modalities_of(name: str) -> frozenset[str]:
+    """What a backbone takes, known before it is built."""
+    return frozenset(("text",)) if name in TEXT_ONLY else Backbone.modalities
 
 
 def build(description: dict[str, Any], cached: bool = False) -> Backbone:
@@ -62,21 +83,10 @@ def build(description: dict[str, Any], cached: bool = False) -> Backbone:
     Parts that the description pins (`pins`: name → hash) must have those hashes. Raises `CheckpointError` otherwise.
     """
     description = describe(**description)
-    builders: dict[str, Callable[..., Backbone]] = {"tiny": _tiny, "smollm2": _smollm2}
-    builder = builders.get(description["name"], _native)
+    builder: Callable[..., Backbone] = BUILDERS[description["name"]]
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # the report of the pooler that MiniLM does not need
     return builder(description, FeatureCache(zoo_home() / "features") if cached else None)
-
-
-def check(name: str, **settings: Any) -> None:
-    """What is wrong with a backbone's settings or its folder, found without reading a weight. Raises `CheckpointError`.
-
-    Brings the weights of a hub backbone if they are not there.
-    """
-    description = describe(name, **settings)
-    if name in omni_source.HUB:
-        native.locate(description)
 
 
 def _pinned(
@@ -174,15 +184,9 @@ def projected_vocabulary(words: torch.Tensor, width: int) -> torch.Tensor:
 def _smollm2(description: dict[str, Any], cache: FeatureCache | None) -> SoftTokenBackbone:
     """SmolLM2-135M-Instruct reads the words itself; LoRA on its linear layers; soft tokens for the rest."""
     folder = converted_smollm2()
-    lm = AutoModelForCausalLM.from_pretrained(
-        folder, local_files_only=True, dtype=torch.float32, attn_implementation="sdpa"
-    )
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    add_lora(lm, description["lora_rank"], description["lora_alpha"], description["lora_dropout"])
+    lm, tokenizer = causal_lm.load(folder, description)
     image, image_hash = _image_encoder()
     sound, sound_hash = audio_encoder(description["audio"])
-    start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
-    reader = TokenReader(tokenizer, end, [start], [end], plain_ids(tokenizer, "\n"))
     pins = {
         "smollm2-135m-q4": asset_hash("smollm2-135m-q4"),
         "efficientnet-lite0": image_hash,
@@ -190,8 +194,31 @@ def _smollm2(description: dict[str, Any], cache: FeatureCache | None) -> SoftTok
     }
     encoders: dict[str, Encoder] = {"image": image, "sound": sound}
     return SoftTokenBackbone(
-        lm, tokenizer, encoders, _pinned(description, pins), reader=reader, limits=_limits(description), cache=cache
+        lm,
+        tokenizer,
+        encoders,
+        _pinned(description, pins),
+        reader=causal_lm.chat_reader(tokenizer, "smollm2"),
+        limits=_limits(description),
+        cache=cache,
+        base=folder,
     )
+
+
+def _causal_lm(description: dict[str, Any], cache: FeatureCache | None) -> SoftTokenBackbone:
+    """A causal LM of the user's, for text alone: no encoder, so nothing to cache."""
+    name = description["path"]
+    folder = causal_lm.locate(name, description["revision"])
+    if not causal_lm.is_hub_name(name):
+        description = {**description, "path": str(folder.resolve())}  # a run is loaded from any working folder
+    fix = f"put the language model back that was in {name}"
+    pinned = _pinned(description, {"base": causal_lm.folder_hash(folder)}, fix)
+    lm, tokenizer = causal_lm.load(folder, description)
+    causal_lm.check_window(lm, description["limits"]["text_tokens"], name)
+    reader = causal_lm.chat_reader(tokenizer, name)
+    backbone = SoftTokenBackbone(lm, tokenizer, {}, pinned, reader=reader, limits=_limits(description), base=folder)
+    causal_lm.probe(backbone, name)
+    return backbone
 
 
 def converted_smollm2() -> Path:
@@ -220,3 +247,11 @@ def _native(description: dict[str, Any], cache: FeatureCache | None) -> native.N
         description = {**description, "path": str(folder)}  # found again from any working folder
     fix = f"give the one that it was trained on: its config.json says backbone path {description['path']}"
     return native.build(_pinned(description, {"base": weights_hash(folder)}, fix), folder, _limits(description))
+
+
+BUILDERS: dict[str, Callable[..., Backbone]] = {
+    "tiny": _tiny,
+    "smollm2": _smollm2,
+    "causal_lm": _causal_lm,
+    **dict.fromkeys(omni_source.HUB, _native),
+}

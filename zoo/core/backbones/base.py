@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from datamodules.schema import Policy, Sample
+from datamodules.schema import DataError, MediaError, Policy, Sample
 from zoo.core.cache import FeatureCache
 from zoo.core.query import Query
-from zoo.core.weights import CheckpointError
 
 
 @dataclass
@@ -33,6 +34,26 @@ class Scores:
     def log_odds(self, query: int | slice = 0) -> Tensor:
         """log P(second option) − log P(first option): [b] for one query, [b, q] for a slice."""
         return self.logp[:, query, 1] - self.logp[:, query, 0]
+
+
+@dataclass
+class ExportParts:
+    """What `zoo.export` writes.
+
+    `model` is a class of transformers, LoRA layers perhaps injected; `processor` its tokenizer or processor as it was
+    loaded; `loader` the plain class that reads both the export and the base. `base` is the folder that adapters lie
+    over (None: trained from scratch); `base_name` and `base_revision` are what they call it. `rest` holds the tensors
+    that no hub class reads; `reads_text` says whether the model was trained on its tokenizer's own tokens.
+    """
+
+    model: PreTrainedModel
+    processor: Any
+    loader: type
+    base: Path | None = None
+    base_name: str | None = None
+    base_revision: str | None = None
+    rest: dict[str, Tensor] = field(default_factory=dict)
+    reads_text: bool = True
 
 
 class Backbone(nn.Module, ABC):
@@ -77,14 +98,14 @@ class Backbone(nn.Module, ABC):
         """Plain JSON that `zoo.core.backbones.build` makes the same backbone from; pins the hashes of frozen parts."""
 
     def check(self, samples: Sequence[Sample]) -> None:
-        """Raises `CheckpointError` for the first sample with a kind of media that this backbone cannot take."""
+        """Raises `MediaError` for the first sample with a kind of media that this backbone cannot take."""
         for sample in samples:
             needs = {p.type for p in sample.media}
             if any(p.type == "video" and p.sound for p in sample.media):
                 needs.add("audio")  # the clip's track
             lacking = sorted(needs - self.modalities)
             if lacking:
-                raise CheckpointError(
+                raise MediaError(
                     f"sample {sample.id!r} needs {' and '.join(lacking)}, and backbone {self.describe()['name']} takes "
                     f"{', '.join(sorted(self.modalities))} only: choose another backbone, or leave such samples out "
                     '(data.modalities=[…]); a clip\'s track is left out with "sound": false'
@@ -93,6 +114,10 @@ class Backbone(nn.Module, ABC):
     def warm(self, samples: Sequence[Sample], phrases: Sequence[str] = ()) -> list[tuple[Sample, str]]:
         """Fills the feature cache for `samples`; returns the samples that cannot be read, with the reason."""
         return []
+
+    def export_parts(self) -> ExportParts:
+        """The language model and what belongs to it. Raises `DataError` for a backbone that has none to give."""
+        raise DataError(f"the backbone {self.describe()['name']!r} has no language model in the hub's layout")
 
     def saved_state(self) -> dict[str, Tensor]:
         """What a checkpoint holds: the trainable tensors. Frozen parts are pinned by hash instead."""

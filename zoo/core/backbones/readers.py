@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from tokenizers import Tokenizer
@@ -20,9 +21,25 @@ from zoo.core.backbones.tokens import IDS, Source
 from zoo.core.prompts import Turn
 from zoo.core.query import Query
 
+_bare: WeakKeyDictionary[Any, Tokenizer | None] = WeakKeyDictionary()
+
+
+def marks_of(tokenizer: Any) -> dict[str, int]:
+    """Every token that was added beside the words, special or not, with its id. Runs of spaces are words."""
+    return {t.content: id for id, t in tokenizer.added_tokens_decoder.items() if t.content.strip()}
+
 
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of `text` as characters: no special token is added, and none is recognised."""
+    """Token ids of `text` as characters: no mark is added, and none is recognised.
+
+    Tokenizers can split special tokens, but not added tokens that are not flagged special (tags of tool calls, say):
+    where there are any, a copy that calls all of them special reads.
+    """
+    if tokenizer not in _bare:
+        _bare[tokenizer] = _without_marks(tokenizer)
+    bare = _bare[tokenizer]
+    if bare is not None:
+        return bare.encode(text, add_special_tokens=False).ids
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
 
@@ -40,6 +57,21 @@ def frequent_pieces(tokenizer: Any, size: int) -> PreTrainedTokenizerFast:
     names = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
     special = {n: getattr(tokenizer, n) for n in names if getattr(tokenizer, n) is not None}
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(inner)), **special)
+
+
+def _without_marks(tokenizer: Any) -> Tokenizer | None:
+    """A copy of a fast tokenizer's backend that splits all marks; None where all are special, or it is slow."""
+    added = tokenizer.added_tokens_decoder.values()
+    if not getattr(tokenizer, "is_fast", False) or all(t.special or not t.content.strip() for t in added):
+        return None
+    parts = json.loads(tokenizer.backend_tokenizer.to_str())
+    for token in parts["added_tokens"]:  # none is taken out: those that stay would get other ids
+        token["special"] = bool(token["content"].strip())
+    bare = Tokenizer.from_str(json.dumps(parts))
+    bare.encode_special_tokens = True
+    bare.no_truncation()
+    bare.no_padding()
+    return bare
 
 
 class _Memo(dict):

@@ -1,7 +1,8 @@
 """The soft-token backbone: encoders → projectors → a causal language model.
 
 `tiny` reads words through MiniLM; `smollm2` reads them itself. Pictures, sound and video enter both as soft tokens that
-carry their time; a video's sound and frames are interleaved by time.
+carry their time; a video's sound and frames are interleaved by time. Without encoders it is a language model that
+judges text alone: `causal_lm`.
 """
 
 from __future__ import annotations
@@ -9,18 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from datamodules.schema import Part, Policy, Sample
+from datamodules.schema import MediaError, Part, Policy, Sample
 from zoo.core.backbones import branches as br
 from zoo.core.backbones import passes
-from zoo.core.backbones.base import Backbone, Scores
+from zoo.core.backbones.base import Backbone, ExportParts, Scores
 from zoo.core.backbones.cutting import cut_texts
 from zoo.core.backbones.generation import Past, greedy
+from zoo.core.backbones.packing import Packing, pack, packed_pass
 from zoo.core.backbones.readers import EncodedReader, Reader, plain_ids
 from zoo.core.backbones.sources import Augment, ReadLimits, SourceMaker
 from zoo.core.backbones.tokens import IDS, Row, Source, Tokens, collate_tokens
@@ -50,6 +53,7 @@ class Batch:
     suffix: Tokens
     branches: br.Branches
     truncated: list[bool]
+    packing: Packing | None = None
 
     @property
     def size(self) -> int:
@@ -57,7 +61,7 @@ class Batch:
 
     def to(self, device: torch.device | str, **kw: bool) -> Batch:
         moved = (x.to(device, **kw) for x in (self.prompt, self.suffix, self.branches))
-        return Batch(self.ids, *moved, self.truncated)
+        return Batch(self.ids, *moved, self.truncated, self.packing and self.packing.to(device, **kw))
 
 
 @dataclass
@@ -101,7 +105,7 @@ class Projector(nn.Module):
 
 
 class SoftTokenBackbone(Backbone):
-    """`encoders` by kind: image and sound always; phrase and passage where words are read through an encoder.
+    """`encoders` by kind: none, or image and sound; phrase and passage where words are read through an encoder.
 
     `answers` is the language model's own tokenizer where the encoders' one (`tokenizer`) reads the words.
     """
@@ -117,16 +121,22 @@ class SoftTokenBackbone(Backbone):
         cache: FeatureCache | None = None,
         noise: dict[str, float] | None = None,
         answers: Any = None,
+        base: Path | None = None,
     ):
+        """`base` is the folder that the language model came from."""
         super().__init__()
         self.lm = lm
         self.tokenizer = tokenizer
         self.encoders = nn.ModuleDict({k: e.freeze() for k, e in encoders.items()})
         self.limits = limits or ReadLimits()
         self.sources = SourceMaker(self.encoders, self.limits, cache)
-        self.description = description
+        self.description, self.base = description, base
+        self.packed = bool(description.get("packed"))
         self.reader = reader or EncodedReader(tokenizer, self.sources.text, answers or tokenizer)
         self.kinds = (IDS, *sorted(encoders))
+        if not encoders:  # nothing but the language model's own tokens
+            self.modalities = frozenset(("text",))
+            return
         dim = lm.get_input_embeddings().weight.shape[1]
         self.projectors = nn.ModuleDict(
             {k: Projector(e.dim, dim, float((noise or {}).get(k, 0.0))) for k, e in encoders.items()}
@@ -165,6 +175,7 @@ class SoftTokenBackbone(Backbone):
     def prepare(
         self, sample: Sample, policy: Policy, queries: Sequence[Query] = (), augment: Augment | None = None
     ) -> Prepared:
+        self.check([sample])
         row = Row()
         pieces = render(sample, policy)
         texts, truncated = self.text_ids([p.text for p in pieces if isinstance(p, Text) and p.role == "content"])
@@ -182,7 +193,15 @@ class SoftTokenBackbone(Backbone):
                 source = (self.reader.speaker if piece.role == "speaker" else self.reader.phrase)(piece.text)
             if source is not None:
                 row.add(source, TYPE[piece.role])
-        return Prepared(sample.id, row, *self._prepare_queries(queries), truncated)
+        suffix, branches = self._prepare_queries(queries)
+        size = len(row) + 1 + max(branches.depth.tolist(), default=0)
+        context = getattr(self.lm.config, "max_position_embeddings", None) or size
+        if size > context:
+            raise MediaError(
+                f"sample {sample.id!r} takes {size} tokens with its policy and queries, and the language model reads "
+                f"{context}: give fewer files, a shorter policy or a smaller limits.text_tokens"
+            )
+        return Prepared(sample.id, row, suffix, branches, truncated)
 
     def _prepare_queries(self, queries: Sequence[Query]) -> tuple[Row, br.RowBranches]:
         suffixes = [self.reader.suffix(q.suffix) for q in queries]
@@ -198,20 +217,24 @@ class SoftTokenBackbone(Backbone):
         return row, layout
 
     def collate(self, rows: Sequence[Prepared]) -> Batch:
-        return Batch(
+        batch = Batch(
             [r.id for r in rows],
             collate_tokens([r.prompt for r in rows], self.kinds),
             collate_tokens([r.suffix for r in rows], self.kinds),
             br.collate([r.branches for r in rows]),
             [r.truncated for r in rows],
         )
+        if self.packed:
+            batch.packing = pack([len(r.prompt) for r in rows], batch.branches, batch.prompt.kind.shape[1])
+        return batch
 
     # ------------------------------------------------------------------------------------------- encoding
 
     def embed(self, tokens: Tokens) -> Tensor:
         """[b, L, d]; zeros on padding. Differentiable down to the projectors and the embedding table."""
-        device = self.types.weight.device
-        pad = self.types.weight.new_zeros(1, self.types.weight.shape[1])
+        words = self.lm.get_input_embeddings().weight  # [v, d]
+        device = words.device
+        pad = torch.zeros(1, words.shape[1], device=device)
         table, offsets, used = [pad], [0] * len(tokens.kinds), 1
         for number, kind in enumerate(tokens.kinds):
             sources = tokens.sources[kind]
@@ -233,10 +256,12 @@ class SoftTokenBackbone(Backbone):
         real = tokens.kind >= 0
         offset = torch.tensor(offsets, device=device)[tokens.kind.clamp_min(0)]
         out = torch.cat(table)[torch.where(real, offset + tokens.place, 0)]  # [b, L, d]
-        soft = real & (tokens.kind != tokens.kinds.index(IDS))
-        out = out + self.types(tokens.type) * soft.unsqueeze(-1)
-        image = tokens.kind == tokens.kinds.index("image")
-        return out + self.grid(tokens.within.clamp_max(self.grid.num_embeddings - 1)) * image.unsqueeze(-1)
+        if self.encoders:
+            soft = real & (tokens.kind != tokens.kinds.index(IDS))
+            out = out + self.types(tokens.type) * soft.unsqueeze(-1)
+            image = tokens.kind == tokens.kinds.index("image")
+            out = out + self.grid(tokens.within.clamp_max(self.grid.num_embeddings - 1)) * image.unsqueeze(-1)
+        return out.to(words.dtype)
 
     def input_embeddings(self, batch: Batch) -> Tensor:
         return self.embed(batch.prompt)
@@ -263,8 +288,11 @@ class SoftTokenBackbone(Backbone):
         if not batch.suffix.kind.shape[1]:
             return self.score(self.encode(batch))
         prompt, suffix = self.embed(batch.prompt), self.embed(batch.suffix)  # [b, p, d], [b, T, d]
-        lengths = batch.prompt.lengths.to(prompt.device)
-        hidden = passes.at_once(self.lm, prompt, suffix, batch.branches, lengths, lengths)  # [b, T, d]
+        if batch.packing is not None:
+            hidden = packed_pass(self.lm, prompt, suffix, batch.packing)  # [b, T, d]
+        else:
+            lengths = batch.prompt.lengths.to(prompt.device)
+            hidden = passes.at_once(self.lm, prompt, suffix, batch.branches, lengths, lengths)  # [b, T, d]
         return br.gather_scores(batch.branches, hidden, self.lm.get_output_embeddings())
 
     @torch.no_grad()
@@ -287,3 +315,18 @@ class SoftTokenBackbone(Backbone):
     def text_ids(self, texts: Sequence[str]) -> tuple[list[list[int]], bool]:
         """Token ids of one sample's content texts, cut to the limit together, and whether anything was cut."""
         return cut_texts([plain_ids(self.tokenizer, t) for t in texts], self.limits.text_tokens)
+
+    # ------------------------------------------------------------------------------------------- giving away
+
+    def export_parts(self) -> ExportParts:
+        rest = {n: t for n, t in self.state_dict().items() if not n.startswith("lm.")}
+        return ExportParts(
+            self.lm,
+            self.tokenizer,
+            AutoModelForCausalLM,
+            base=self.base,
+            base_name=self.description.get("path") or (self.base and str(self.base)),
+            base_revision=self.description.get("revision"),
+            rest=rest,
+            reads_text=not isinstance(self.reader, EncodedReader),
+        )

@@ -1,0 +1,61 @@
+"""Batches of texts of similar length: little of a batch is padding then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import BatchSampler, Sampler
+
+from datamodules.schema import DataError, Policy, Sample
+
+Item = tuple[int, int]  # (index, epoch)
+
+
+class BucketBatches(BatchSampler):
+    """Batches of what `sampler` draws, sorted by length within windows of `window` batches, in random order.
+
+    An epoch holds what the sampler draws, no more and no less. Lengths are blurred by a tenth, so that a small set does
+    not meet in the same batches every epoch. Everything is decided by (seed, epoch).
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler[Item],
+        batch_size: int,
+        length: Callable[[Item], float],
+        seed: int = 0,
+        window: int = 50,
+        drop_last: bool = False,
+    ):
+        super().__init__(sampler, batch_size, drop_last)
+        self.length, self.seed, self.window = length, seed, window
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        items: list[Item] = list(self.sampler)
+        rng = np.random.default_rng([self.seed, items[0][1] if items else 0, 1])
+        blurred = np.array([self.length(i) for i in items]) * rng.uniform(0.9, 1.1, len(items))
+        size, batches = self.batch_size, []
+        for first in range(0, len(items), self.window * size):
+            part = np.arange(first, min(len(items), first + self.window * size))
+            part = part[np.argsort(blurred[part], kind="stable")]
+            batches += [[items[i] for i in part[n : n + size]] for n in range(0, len(part), size)]
+        if self.drop_last:
+            batches = [b for b in batches if len(b) == size]
+        return iter([batches[i] for i in rng.permutation(len(batches))])
+
+
+def characters(sample: Sample, policy: Policy) -> int:
+    """Characters that a guard reads, about: it needs no tokenizer to tell long from short."""
+    texts = sum(len(p.text or "") for p in sample.parts)
+    return texts + sum(2 * len(e.name) + len(e.description) for e in policy.entries)  # names are asked for again
+
+
+def text_alone(samples: Sequence[Sample]) -> None:
+    """Raises `DataError` for the first sample with media: characters say nothing of their length."""
+    for sample in samples:
+        if sample.media:
+            raise DataError(
+                f"bucket=true is for text alone, and sample {sample.id!r} holds {sample.media[0].type}: set "
+                "modalities=[text], or bucket=false"
+            )

@@ -1,0 +1,101 @@
+"""Packing: several rows in one sequence, each blind to the others, with positions of its own.
+
+Rows of several lengths side by side are padded to the longest. Laid end to end in sequences no longer than that, they
+are fewer sequences of the same length, and attention costs no more for each. The mask is additive and float, as that of
+the branches is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from zoo.core.backbones.branches import Branches, mask_dtype, round_up
+
+STEP = 64  # sequences are rounded up to this: their number varies too, and kernels are kept for each shape
+
+
+@dataclass
+class Packing:
+    """n sequences of L tokens. A row is its prompt, then its branches."""
+
+    where: Tensor  # [n, L], the token's place among the padded rows [b · (P + T)]; 0 on padding
+    row: Tensor  # [n, L], −1 on padding
+    position: Tensor  # [n, L], within its row
+    query: Tensor  # [n, L], −1 in a prompt
+    option: Tensor  # [n, L], −1 in a prompt and in a suffix
+    back: Tensor  # [b, T], each branch token's place among the sequences [n · L]; 0 on padding
+
+    def to(self, device: torch.device | str, **kw: bool) -> Packing:
+        return Packing(**{f.name: getattr(self, f.name).to(device, **kw) for f in fields(self)})
+
+
+def fill_bins(sizes: Sequence[int], capacity: int) -> list[list[int]]:
+    """Indices by bin, the largest first, each into the first bin that has room."""
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        at = next((n for n, r in enumerate(room) if sizes[i] <= r), len(bins))
+        if at == len(bins):
+            bins.append([])
+            room.append(capacity)
+        bins[at].append(i)
+        room[at] -= sizes[i]
+    return bins
+
+
+def pack(prompts: Sequence[int], branches: Branches, width: int) -> Packing:
+    """Packs rows whose prompts have these lengths, padded to `width` tokens, followed by their branches."""
+    b, t = branches.query.shape
+    real = branches.query >= 0  # [b, T]
+    sizes = [p + int(n) for p, n in zip(prompts, real.sum(1))]
+    length = round_up(max(sizes, default=0), STEP)
+    bins = fill_bins(sizes, length)
+    shape = (len(bins), length)
+    where, position = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+    row, query, option = (torch.full(shape, -1) for _ in range(3))
+    back = torch.zeros(b, t, dtype=torch.long)
+    for n, rows in enumerate(bins):
+        at = 0
+        for i in rows:
+            p, end = prompts[i], at + sizes[i]
+            mine = real[i].nonzero().squeeze(1)  # [T_i]
+            where[n, at : at + p] = torch.arange(p) + i * (width + t)
+            where[n, at + p : end] = mine + i * (width + t) + width
+            row[n, at:end] = i
+            position[n, at : at + p] = torch.arange(p)
+            position[n, at + p : end] = branches.depth[i, mine] + p
+            query[n, at + p : end] = branches.query[i, mine]
+            option[n, at + p : end] = branches.option[i, mine]
+            back[i, mine] = torch.arange(len(mine)) + n * length + at + p
+            at = end
+    return Packing(where, row, position, query, option, back)
+
+
+def packed_mask(packing: Packing, dtype: torch.dtype) -> Tensor:
+    """The additive mask [n, 1, L, L]: 0 where a token may look, the dtype's minimum elsewhere.
+
+    A token sees its own row's prompt up to itself, and of its row's branches its own suffix and option up to itself.
+    """
+    r, p, q, o = packing.row, packing.position, packing.query, packing.option
+    seen = (r[:, :, None] == r[:, None, :]) & (p[:, None, :] <= p[:, :, None])  # [n, L, L]
+    own = (q[:, :, None] == q[:, None, :]) & ((o[:, None, :] == -1) | (o[:, :, None] == o[:, None, :]))
+    seen &= own | (q[:, None, :] == -1)
+    out = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return out.masked_fill(~seen, torch.finfo(dtype).min).unsqueeze(1)
+
+
+def packed_pass(lm: PreTrainedModel, prompt: Tensor, suffix: Tensor, packing: Packing) -> Tensor:
+    """Outputs [b, T, d] of the branches, from padded prompts [b, p, d] and branches [b, T, d] laid end to end."""
+    x = torch.cat([prompt, suffix], dim=1).flatten(0, 1)[packing.where]  # [n, L, d]
+    out = lm.get_decoder()(
+        inputs_embeds=x,
+        attention_mask=packed_mask(packing, mask_dtype(x)),
+        position_ids=packing.position,
+        use_cache=False,
+    )
+    return out.last_hidden_state.flatten(0, 1)[packing.back]
