@@ -12,6 +12,7 @@ import lightning as L
 from datamodules.base import GuardDataModule
 from zoo.core import weights
 from zoo.core.cards import guard_card, tagger_card
+from zoo.core.launch import is_main
 from zoo.core.losses import LossWeights
 from zoo.core.module import GuardModule
 from zoo.core.tables import text_table
@@ -26,12 +27,13 @@ from zoo.soundtagger.module import SoundTaggerModule, has_sound, sound_labels
 class Method:
     """`build(config, data)` makes the module; `finish(module, data, config, run)` tests it and writes `model/`.
 
-    `table(metrics)` is what `fit` prints.
+    `table(metrics)` is what `fit` prints. `several`: whether the method can train on several processes.
     """
 
     build: Callable[[dict[str, Any], GuardDataModule], L.LightningModule]
     finish: Callable[[Any, GuardDataModule, dict[str, Any], Path], dict[str, Any]]
     table: Callable[[dict[str, Any]], str]
+    several: bool = True
 
 
 def _build_guard(config: dict[str, Any], data: GuardDataModule) -> GuardModule:
@@ -43,7 +45,8 @@ def _build_guard(config: dict[str, Any], data: GuardDataModule) -> GuardModule:
 
 def _finish_guard(module: GuardModule, data: GuardDataModule, config: dict[str, Any], run: Path) -> dict[str, Any]:
     metrics = evaluate(module, data, run / "plots", accelerator=config["trainer"]["accelerator"], seed=config["seed"])
-    save(module.guard, run / "model", config["method"], guard_card(config, metrics, data))
+    if is_main():
+        save(module.guard, run / "model", config["method"], guard_card(config, metrics, data))
     return metrics
 
 
@@ -75,6 +78,9 @@ def _finish_tagger(
 METHODS = {
     "omniguard": Method(_build_guard, _finish_guard, text_table),
     "soundtagger": Method(
-        _build_tagger, _finish_tagger, lambda m: "\n".join(f"{k}  {v:.3f}" for k, v in m["test"].items())
+        _build_tagger,
+        _finish_tagger,
+        lambda m: "\n".join(f"{k}  {v:.3f}" for k, v in m["test"].items()),
+        several=False,  # its batch norms and its loss see one process's batch
     ),
 }
