@@ -94,7 +94,7 @@ class BalancedSampler(Sampler[tuple[int, int]]):
 class ProcessBatches(Sampler[list[Any]]):
     """The batches of process `rank` of `processes`: its part of every global batch of `batch_size`.
 
-    A global batch becomes `accumulate` batches of each process, which together are the batches of a single one. The last
+    A global batch becomes `accumulate` batches of each process; together they are the batches of a single one. The last
     global batch may be short: every item still comes once, and nothing is repeated. Some parts of it are then smaller,
     or empty: all processes make the same number of steps.
 

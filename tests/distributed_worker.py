@@ -1,7 +1,7 @@
 """What tests/test_distributed.py runs in several processes: `python distributed_worker.py FOLDER PROCESSES`.
 
-Every check leaves what it found in `FOLDER/<check>-<rank>.pt` for the test to look at. The same checks run in the test's
-own process too, as one process.
+Every check leaves what it found in `FOLDER/<check>-<rank>.pt` for the test to look at. The test runs the same checks in
+its own process, too.
 """
 
 from __future__ import annotations
@@ -10,24 +10,29 @@ import contextlib
 import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from helpers import random_backbone, write_audio, write_image
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 
-from datamodules import DataError, GuardDataModule, Policy, PolicyEntry
+from datamodules import DataError, GuardDataModule, Policy, PolicyEntry, Sample
 from datamodules.assets import zoo_home
 from datamodules.sampling import ProcessBatches, process
 from zoo import fit as fitting
 from zoo import registry
 from zoo.core import launch
+from zoo.core.backbones.soft_token import SoftTokenBackbone
 from zoo.core.cache import FeatureCache
 from zoo.core.guard import Guard
 from zoo.core.module import GuardModule
 from zoo.core.processes import plan
+from zoo.core.sharding import full
+from zoo.evaluate import judge
 
 POLICY = Policy("site", (PolicyEntry("fire", "open fire", "Flames."), PolicyEntry("alarm", "alarm")))
 TRAINER = {"accelerator": "cpu", "nodes": 1, "precision": "32-true", "accumulate": 1}
@@ -83,24 +88,32 @@ class Losses(L.Callback):
 
 
 def weights_of(module: GuardModule) -> dict[str, torch.Tensor]:
-    from zoo.core.sharding import full
-
     return {k: full(v).clone() for k, v in module.guard.backbone.saved_state().items()}
 
 
 def train(
-    folder: Path, strategy: str, *, accumulate: int = 1, kind: str = "encoded", epochs: int = 2, loader: Any = None, **kw
+    folder: Path,
+    strategy: str,
+    *,
+    accumulate: int = 1,
+    kind: str = "encoded",
+    precision: str = "32-true",
+    loader: Callable[[GuardDataModule], DataLoader] | None = None,
+    **kw: Any,
 ) -> dict[str, Any]:
-    """Weights, losses and validation metrics of a short training."""
+    """Weights, losses and validation metrics of a short training, and the bytes that this process trains."""
     settings = {**TRAINER, "devices": process()[1], "strategy": strategy, "accumulate": accumulate}
+    settings["precision"] = precision
     module, data, losses = module_of(kind), data_of(folder, accumulate=accumulate, **kw), Losses()
-    trainer = L.Trainer(**plan(settings, BATCH).trainer(), **PLAIN, max_epochs=epochs, callbacks=[losses])
+    trainer = L.Trainer(**plan(settings, BATCH).trainer(), **PLAIN, max_epochs=2, callbacks=[losses])
     if loader is None:
         trainer.fit(module, data)
     else:
         module.hook(data)
         trainer.fit(module, loader(data))
-    return {"weights": weights_of(module), "losses": losses.train, "val": losses.val, "failed": module.failed_ids}
+    held = [v.to_local() if isinstance(v, DTensor) else v for v in module.guard.backbone.saved_state().values()]
+    found = {"weights": weights_of(module), "losses": losses.train, "val": losses.val, "failed": module.failed_ids}
+    return {**found, "held": sum(p.numel() * p.element_size() for p in held)}
 
 
 def in_order(data: GuardDataModule, ids: list[str]) -> DataLoader:
@@ -123,20 +136,26 @@ def good_and_broken(data: GuardDataModule) -> DataLoader:
 
 
 def arguments(folder: Path, strategy: str, processes: int) -> list[str]:
-    out = {"recipe": "omniguard", "data": "manifest", "data.path": folder / "m.jsonl", "runs": folder / f"runs-{strategy}"}
-    out |= {"data.policy": folder / "policy.json", "data.batch_size": BATCH, "trainer.max_epochs": 2}
+    out = {"recipe": "omniguard", "data": "manifest", "data.path": folder / "m.jsonl"}
+    out |= {
+        "runs": folder / f"runs-{strategy}",
+        "data.policy": folder / "policy.json",
+        "data.batch_size": BATCH,
+        "trainer.max_epochs": 2,
+    }
     out |= {"trainer": "cpu" if strategy == "single" else strategy, "trainer.accelerator": "cpu"}
-    out |= {"trainer.devices": processes, "trainer.precision": "32-true", "trainer.val_every": 1}
+    out |= {
+        "trainer.devices": processes,
+        "trainer.precision": "32-true",
+        "trainer.val_every": 1,
+        "trainer.max_epochs": 2,
+    }
     return [f"{k}={v}" for k, v in out.items()]
 
 
-def small_parts() -> None:
-    """`zoo.fit` with the tests' random parts instead of the fetched ones."""
-
-    def build(description: dict[str, Any], cached: bool = False) -> Any:
-        return random_backbone(cache=FeatureCache(zoo_home() / "features") if cached else None)
-
-    registry.build = build
+def small_parts(description: dict[str, Any], cached: bool = False) -> SoftTokenBackbone:
+    """Instead of `zoo.registry.build`: the tests' random parts, where a run would take fetched ones."""
+    return random_backbone(cache=FeatureCache(zoo_home() / "features") if cached else None)
 
 
 def whole_run(folder: Path, strategy: str) -> dict[str, Any]:
@@ -146,11 +165,34 @@ def whole_run(folder: Path, strategy: str) -> dict[str, Any]:
     return {"run": str(run), "metrics": metrics, "errors": errors, "printed": out.getvalue()}
 
 
+def sample_of(text: str) -> Sample:
+    return Sample.of(text, id=text)
+
+
+def judged(folder: Path) -> list[tuple[str, float]]:
+    """Every test sample's log-odds: 11 samples for two processes, in batches of four."""
+    module, data = module_of(), data_of(folder)
+    module.attach(data)
+    return [(o.sample.id, o.log_odds) for o in judge(module, data, data.samples("test"), "cpu", "test")]
+
+
+def usual_sampler(folder: Path) -> str:
+    """Lightning's own sampler would repeat samples; whoever forgets to switch it off is told."""
+    trainer = L.Trainer(accelerator="cpu", devices=process()[1], strategy="ddp", max_epochs=1, **PLAIN)
+    try:
+        trainer.fit(module_of(), data_of(folder))
+    except TypeError as e:
+        return str(e)
+    return "nothing said"
+
+
 def agreeing(folder: Path) -> dict[str, Any]:
     """What processes tell each other, errors too."""
     rank, processes = process()
     found: dict[str, Any] = {"gathered": launch.gather(rank), "first": launch.first(lambda: f"of {rank}")}
     found["place"] = launch.place()
+    if processes > 1:
+        found["patience"] = launch._group()._get_backend(torch.device("cpu")).options._timeout
 
     def fail(culprit: int) -> str:
         if rank == culprit:
@@ -171,6 +213,7 @@ def agreeing(folder: Path) -> dict[str, Any]:
 
 CHECKS = {
     "agreeing": agreeing,
+    "judged": judged,
     "ddp": lambda f: train(f, "ddp"),
     "ddp-accumulated": lambda f: train(f, "ddp", accumulate=2),
     "ddp-short": lambda f: train(f, "ddp", epoch_size=17),  # the last batch has one sample: one process has none
@@ -181,21 +224,19 @@ CHECKS = {
     "ddp-broken": lambda f: train(f, "ddp", loader=good_and_broken),
     "fsdp-modalities": lambda f: train(f, "fsdp", loader=text_and_pictures),
     "fsdp-broken": lambda f: train(f, "fsdp", loader=good_and_broken),
+    "fsdp-bf16": lambda f: train(f, "fsdp", precision="bf16-mixed"),
     "fit-ddp": lambda f: whole_run(f, "ddp"),
     "fit-fsdp": lambda f: whole_run(f, "fsdp"),
+    "usual-sampler": usual_sampler,
 }
 
 
 def main(folder: Path, processes: int) -> None:
     torch.set_num_threads(1)
-    import time;t=time.time()
     launch.start(plan({**TRAINER, "devices": processes, "strategy": "ddp"}, BATCH))
-    small_parts()
-    print("TIME start", time.time()-t)
+    registry.build = small_parts
     for name, check in CHECKS.items():
-        import time;t=time.time()
         torch.save(check(folder), folder / f"{name}-{process()[0]}.pt")
-        if process()[0]==0: print("TIME",name,round(time.time()-t,1),flush=True)
 
 
 if __name__ == "__main__":

@@ -108,6 +108,7 @@ class GuardModule(L.LightningModule):
         self.val_metrics = GuardMetrics(prefix="val/")
         self.test_metrics = GuardMetrics(prefix="test/")
         self.failed_ids: set[str] = set()
+        self.strict_loading = False  # a checkpoint holds what trains; `on_load_checkpoint` sees that it is all there
 
     # ------------------------------------------------------------------------------------------------ data
 
@@ -256,7 +257,7 @@ class GuardModule(L.LightningModule):
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:  # Lightning sets it under ModelParallelStrategy
-            shard(self.guard.backbone, self.device_mesh["data_parallel"])
+            shard(self.guard.backbone, self.device_mesh["data_parallel"], self.trainer.precision == "bf16-mixed")
 
     def whole(self, fresh: GuardModule, datamodule: Any) -> GuardModule:
         """`fresh`, a module of the same recipe, with the weights that this one holds in shards and in its place."""
@@ -278,6 +279,8 @@ class GuardModule(L.LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("guard.") or k in saved}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "state_dict" not in checkpoint:
+            return  # the strategy of a sharded model has loaded it already
         own = self.state_dict()
         missing = {f"guard.backbone.{n}" for n in self.guard.backbone.saved_state()} - set(checkpoint["state_dict"])
         if missing:

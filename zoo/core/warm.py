@@ -11,9 +11,9 @@ from zoo.core.backbones.base import Backbone
 
 
 def owner(sample: Sample, processes: int) -> int:
-    """Which of a machine's processes encodes a sample: samples with the same first file have the same one."""
-    media = sample.media
-    return zlib.crc32((media[0].path if media else sample.id).encode()) % processes
+    """Which of a machine's processes encodes a sample: the same for all with the same first file, or the same text."""
+    content = sample.media[0].path if sample.media else "\n".join(p.text or "" for p in sample.parts)
+    return zlib.crc32(content.encode()) % processes
 
 
 def warm(backbone: Backbone, samples: Sequence[Sample], phrases: Sequence[str]) -> list[tuple[Sample, str]]:
