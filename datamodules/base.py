@@ -1,7 +1,8 @@
 """DataModules: samples from a source, policies drawn for training, batches made by whoever is attached.
 
-Two hooks connect a model without the data knowing it: `transform(sample, policy, train)` runs in the worker, `collate`
-makes a batch. Without them a batch is a list of (sample, policy) pairs.
+Hooks connect a model without the data knowing it: `transform(sample, policy, train)` runs in the worker, `collate`
+makes a batch, and `group` sees the batches of one step together where gradients are accumulated. Without them a batch
+is a list of (sample, policy) pairs.
 """
 
 from __future__ import annotations
@@ -9,19 +10,19 @@ from __future__ import annotations
 import functools
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 
 from datamodules.bank import PolicyBank, rng_for
-from datamodules.buckets import BucketBatches, characters, text_alone
+from datamodules.buckets import BucketOrder, characters, text_alone
 from datamodules.corpus.types import Corpus
 from datamodules.loading import load_corpus
+from datamodules.sampling import BalancedSampler, ProcessBatches, StepLoader, process
 from datamodules.schema import SPLITS, DataError, MediaError, Policy, Sample
 from datamodules.taxonomy import DEFAULT_POLICY
 
@@ -52,63 +53,13 @@ class SampleDataset(Dataset):
             return Failed(sample.id, str(e))
 
 
-class BalancedSampler(Sampler[tuple[int, int]]):
-    """As many samples of each modality an epoch, in an order that (seed, epoch) alone decides.
-
-    A modality with fewer samples than its share is gone through several times, each time in a new order, before any
-    sample comes once more; `power` 1 keeps the natural shares, 0 makes them equal. `shares` then multiplies them: a
-    modality that takes longer to learn may come more often.
-    """
-
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        seed: int = 0,
-        size: int | None = None,
-        power: float = 0.0,
-        shares: Mapping[str, float] | None = None,
-    ):
-        self.seed, self.epoch = seed, 0
-        self.buckets: dict[str, list[int]] = {}
-        for i, s in enumerate(samples):
-            self.buckets.setdefault(s.modality, []).append(i)
-        self.size = size or len(samples)
-        weights = {m: len(b) ** power * (shares or {}).get(m, 1.0) for m, b in sorted(self.buckets.items())}
-        total = sum(weights.values())
-        shares = {m: int(self.size * w / total) for m, w in weights.items()}
-        for m in list(shares)[: self.size - sum(shares.values())]:
-            shares[m] += 1
-        self.shares = shares
-        self._taken = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        out: list[int] = []
-        for modality, share in self.shares.items():
-            bucket = self.buckets[modality]
-            first = self.epoch * share  # go on where the last epoch stopped, so that all samples come equally often
-            for n in range(first, first + share):
-                lap, place = divmod(n, len(bucket))
-                out.append(bucket[self._lap(modality, lap, len(bucket))[place]])
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(out))
-        return iter([(out[i], self.epoch) for i in order])
-
-    def _lap(self, modality: str, lap: int, n: int) -> np.ndarray:
-        key = (modality, lap)
-        if getattr(self, "_lap_key", None) != key:
-            entropy = [self.seed, lap, *modality.encode()]
-            self._lap_key, self._lap_order = key, np.random.default_rng(entropy).permutation(n)
-        return self._lap_order
-
-
 def pairs(sample: Sample, policy: Policy, train: bool) -> tuple[Sample, Policy]:
     """The transform of a DataModule that no model is attached to."""
     return sample, policy
+
+
+def alone(batches: list[Any]) -> None:
+    """The `group` of a DataModule that no model is attached to: what a step's batches have to know of each other."""
 
 
 class GuardDataModule(L.LightningDataModule):
@@ -120,6 +71,8 @@ class GuardDataModule(L.LightningDataModule):
         data_dir: the folder that the files lie in; default: the manifest's folder.
         policy: a policy file (or Policy) that replaces the source's entries; default for manifests: the 15 categories.
         modalities: buckets to keep (text, image, audio, video, joint); None: all.
+        batch_size: samples of one training step, of all processes together.
+        accumulate: batches that a step's samples are parted into on each process; give the Trainer the same number.
         max_entries: the largest policy drawn in training.
         epoch_size: samples an epoch; None: as many as there are.
         seed: of the order of the samples and of the drawn policies; `corpus_seed` is that of the scenes and the splits.
@@ -139,6 +92,7 @@ class GuardDataModule(L.LightningDataModule):
         policy: str | Path | Policy | None = None,
         modalities: Sequence[str] | None = None,
         batch_size: int = 32,
+        accumulate: int = 1,
         workers: int = 0,
         seed: int = 0,
         max_entries: int = 8,
@@ -155,7 +109,7 @@ class GuardDataModule(L.LightningDataModule):
         self.source, self.path, self.data_dir = source, path, data_dir
         self.policy = Policy.from_file(policy) if isinstance(policy, (str, Path)) else policy
         self.modalities = tuple(modalities) if modalities else (self.modality,) if self.modality else None
-        self.batch_size, self.workers, self.seed = batch_size, workers, seed
+        self.batch_size, self.accumulate, self.workers, self.seed = batch_size, accumulate, workers, seed
         self.max_entries, self.epoch_size, self.balance, self.scale = max_entries, epoch_size, balance, scale
         self.shares = dict(shares or {})
         self.licences, self.max_rows, self.corpus_seed = licences, max_rows, corpus_seed
@@ -164,6 +118,7 @@ class GuardDataModule(L.LightningDataModule):
             raise DataError(f"bucket=true is for text alone: set modalities=[text] for source {source!r}")
         self.transform: Callable[..., Any] = pairs
         self.collate: Callable[[list[Any]], Any] = list
+        self.group: Callable[[list[Any]], None] = alone
         self.errors: list[dict[str, str]] = []
         self._corpus: Corpus | None = None
 
@@ -226,7 +181,8 @@ class GuardDataModule(L.LightningDataModule):
             gone = {s.id for s, _ in bad}
             self.corpus.samples = [s for s in self.corpus.samples if s.id not in gone]
             self.errors += [{"id": s.id, "error": why} for s, why in bad]
-            print(f"{len(bad)} samples cannot be read, e.g. {bad[0][1]}", file=sys.stderr)
+            if process()[0] == 0:
+                print(f"{len(bad)} samples cannot be read, e.g. {bad[0][1]}", file=sys.stderr)
 
     def keep(self, wanted: Callable[[Sample], bool]) -> None:
         """Narrows the data to the samples that a method can use."""
@@ -245,24 +201,32 @@ class GuardDataModule(L.LightningDataModule):
         return sample.policy or self.default_policy
 
     def loader(self, samples: Sequence[Sample], train: bool = False) -> DataLoader:
-        """Batches of any samples; in training with drawn policies and balanced modalities."""
+        """This process's batches of any samples; in training with drawn policies and balanced modalities.
+
+        Each sample comes once over all processes, and all have the same number of batches (some may be empty).
+        """
         policy_of = self.train_policy if train else self.fixed_policy
         dataset = SampleDataset(samples, policy_of, functools.partial(self.transform, train=train))
-        sampler = BalancedSampler(samples, self.seed, self.epoch_size, self.balance, self.shares) if train else None
-        batches: dict[str, Any] = {"batch_size": self.batch_size, "sampler": sampler}
-        if train and self.bucket:
+        order: Sampler = SequentialSampler(dataset)
+        if train:
+            order = BalancedSampler(samples, self.seed, self.epoch_size, self.balance, self.shares)
+            if self.bucket:
+                order = BucketOrder(order, self.batch_size, self._length(samples), self.seed)
+        settings: dict[str, Any] = {
+            "batch_sampler": ProcessBatches(order, self.batch_size, *process(), self.accumulate),
+            "num_workers": self.workers,
+            "collate_fn": self.collate,
+            "persistent_workers": self.workers > 0,
+        }
+        if train and self.accumulate > 1:
+            return StepLoader(dataset, batches=self.accumulate, group=self.group, **settings)
+        return DataLoader(dataset, **settings)
 
-            def length(item: tuple[int, int]) -> int:
-                return characters(samples[item[0]], policy_of(samples[item[0]], item[1]))
+    def _length(self, samples: Sequence[Sample]) -> Callable[[tuple[int, int]], int]:
+        def length(item: tuple[int, int]) -> int:
+            return characters(samples[item[0]], self.train_policy(samples[item[0]], item[1]))
 
-            batches = {"batch_sampler": BucketBatches(sampler, self.batch_size, length, self.seed)}
-        return DataLoader(
-            dataset,
-            **batches,
-            num_workers=self.workers,
-            collate_fn=self.collate,
-            persistent_workers=self.workers > 0,
-        )
+        return length
 
     def train_dataloader(self) -> DataLoader:
         rows = self.samples("train")

@@ -5,33 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from torch.utils.data import BatchSampler, Sampler
+from torch.utils.data import Sampler
 
 from datamodules.schema import DataError, Policy, Sample
 
 Item = tuple[int, int]  # (index, epoch)
 
 
-class BucketBatches(BatchSampler):
-    """Batches of what `sampler` draws, sorted by length within windows of `window` batches, in random order.
+class BucketOrder(Sampler[Item]):
+    """The items of `sampler` in an order whose every `batch_size` of them are of similar length.
 
-    An epoch holds what the sampler draws, no more and no less. Lengths are blurred by a tenth, so that a small set does
-    not meet in the same batches every epoch. Everything is decided by (seed, epoch).
+    They are sorted by length within windows of `window` batches; whole batches then come in random order, and a short
+    one comes last. An epoch holds what the sampler draws, no more and no less. Lengths are blurred by a tenth, so that
+    a small set does not meet in the same batches every epoch. Everything is decided by (seed, epoch).
     """
 
     def __init__(
-        self,
-        sampler: Sampler[Item],
-        batch_size: int,
-        length: Callable[[Item], float],
-        seed: int = 0,
-        window: int = 50,
-        drop_last: bool = False,
+        self, sampler: Sampler[Item], batch_size: int, length: Callable[[Item], float], seed: int = 0, window: int = 50
     ):
-        super().__init__(sampler, batch_size, drop_last)
+        self.sampler, self.batch_size = sampler, batch_size
         self.length, self.seed, self.window = length, seed, window
 
-    def __iter__(self) -> Iterator[list[Item]]:
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.sampler.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Item]:
         items: list[Item] = list(self.sampler)
         rng = np.random.default_rng([self.seed, items[0][1] if items else 0, 1])
         blurred = np.array([self.length(i) for i in items]) * rng.uniform(0.9, 1.1, len(items))
@@ -40,9 +41,12 @@ class BucketBatches(BatchSampler):
             part = np.arange(first, min(len(items), first + self.window * size))
             part = part[np.argsort(blurred[part], kind="stable")]
             batches += [[items[i] for i in part[n : n + size]] for n in range(0, len(part), size)]
-        if self.drop_last:
-            batches = [b for b in batches if len(b) == size]
-        return iter([batches[i] for i in rng.permutation(len(batches))])
+        short = [b for b in batches if len(b) < size]
+        whole = [b for b in batches if len(b) == size]
+        for n in rng.permutation(len(whole)):
+            yield from whole[n]
+        for batch in short:
+            yield from batch
 
 
 def characters(sample: Sample, policy: Policy) -> int:

@@ -29,7 +29,8 @@ def test_every_recipe_composes_with_every_option(recipe):
             if group == "backbone":
                 assert config["backbone"]["name"] == option and config["optim"]["lr"] == config["backbone"]["lr"]
             if group == "trainer":
-                assert config["trainer"]["accelerator"] == option
+                known = {"cpu": ("cpu", "single"), "gpu": ("gpu", "single")}.get(option, ("gpu", option))
+                assert (config["trainer"]["accelerator"], config["trainer"]["strategy"]) == known
     assert set(_groups(recipe)) <= set(GROUPS)
 
 

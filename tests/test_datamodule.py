@@ -15,7 +15,8 @@ from datamodules import (
     TextDataModule,
     VideoDataModule,
 )
-from datamodules.base import BalancedSampler, Failed, SampleDataset, pairs
+from datamodules.base import Failed, SampleDataset, pairs
+from datamodules.sampling import BalancedSampler
 from datamodules.schema import DataError, MediaError, Policy, PolicyEntry, Sample
 from datamodules.transforms.ablate import ABLATIONS, without
 
@@ -122,7 +123,7 @@ def test_alone_it_yields_samples_with_policies(mixed):
 def test_training_policies_differ_between_epochs_and_not_between_runs(mixed):
     def drawn(n, seed=0):
         loader = GuardDataModule("manifest", path=mixed, policy=POLICY, seed=seed, epoch_size=40).train_dataloader()
-        loader.sampler.set_epoch(n)
+        loader.batch_sampler.sampler.set_epoch(n)
         return [(s.id, p) for b in loader for s, p in b]
 
     assert drawn(0) == drawn(0) and len(drawn(0)) == 40

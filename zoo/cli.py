@@ -7,19 +7,26 @@ import warnings
 from collections.abc import Callable
 
 from datamodules.schema import DataError
+from zoo.core.launch import is_main
 
 
 def run(main: Callable[[list[str]], int]) -> None:
-    """Runs a command's `main` with the command line; exits with its code."""
+    """Runs a command's `main` with the command line; exits with its code.
+
+    Of several processes the main one speaks, and its code is the run's. The others end with 0: whoever started them
+    would take another code for a crash, and kill the main process before it has said what is wrong.
+    """
     quiet()
     try:
-        code = main(sys.argv[1:])
+        code, message = main(sys.argv[1:]), None
     except DataError as e:
-        print(f"error: {e}", file=sys.stderr)
-        code = 2
+        code, message = 2, f"error: {e}"
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
+        code, message = 130, "interrupted"
+    if not is_main():
+        sys.exit(0)
+    if message:
+        print(message, file=sys.stderr)
     sys.exit(code)
 
 
@@ -32,6 +39,7 @@ def quiet() -> None:
         ".*`LeafSpec`.*",
         ".*isinstance.treespec.*",
         ".*enable_model_summary.*",
+        ".*custom batch sampler.*",
     ):
         warnings.filterwarnings("ignore", message=text)
     warnings.filterwarnings("ignore", message=".*log_every_n_steps.*")
@@ -40,5 +48,6 @@ def quiet() -> None:
         "lightning.pytorch.utilities.rank_zero",
         "lightning.pytorch.accelerators.cuda",
         "lightning.fabric.utilities.seed",
+        "lightning.fabric.utilities.distributed",
     ):
         logging.getLogger(name).setLevel(logging.WARNING)

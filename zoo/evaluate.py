@@ -17,7 +17,7 @@ from datamodules import media
 from datamodules.base import GuardDataModule
 from datamodules.schema import Sample, canonical_json
 from datamodules.transforms.ablate import without
-from zoo.core import plots
+from zoo.core import launch, plots
 from zoo.core.calibration import fit_shared_threshold, fit_temperature, fit_threshold
 from zoo.core.guard import Calibration, Guard, mixed_odds
 from zoo.core.metrics import Record, summarise, twin_accuracy
@@ -30,15 +30,22 @@ LATENCY_SAMPLES = 8  # of each modality
 def judge(
     module: GuardModule, data: GuardDataModule, samples: Sequence[Sample], accelerator: str, what: str
 ) -> list[Outcome]:
-    """Every sample judged once, in float32, under its own policy."""
+    """Every sample judged once, in float32, under its own policy, in the order of `samples`.
+
+    Of several processes each judges its part by itself; all return all outcomes.
+    """
     if not samples:
         return []
     trainer = L.Trainer(
-        accelerator=accelerator, devices=1, precision="32-true", logger=False, enable_checkpointing=False,
-        enable_model_summary=False, enable_progress_bar=False, callbacks=[StderrProgress(what)],
+        accelerator=accelerator, devices=launch.own_device(accelerator), precision="32-true", logger=False,
+        enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
+        callbacks=[StderrProgress(what)],
     )  # fmt: skip
     batches = trainer.predict(module, dataloaders=data.loader(samples), weights_only=True)
-    return [o for batch in batches for o in batch]
+    parts = launch.gather(([o for batch in batches for o in batch], module.failed_ids))
+    module.failed_ids = set().union(*(failed for _, failed in parts))
+    place = {s.id: i for i, s in enumerate(samples)}
+    return sorted((o for outcomes, _ in parts for o in outcomes), key=lambda o: place[o.sample.id])
 
 
 def calibrate(outcomes: Sequence[Outcome]) -> tuple[Calibration, dict[str, str]]:
@@ -187,7 +194,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """The design's metrics of `module` on the test split, after calibrating on validation unless `calibrated`.
 
-    Writes plots below `folder` if given. Twins are judged again without each modality that they need.
+    Writes plots below `folder` if given. Twins are judged again without each modality that they need. Of several
+    processes all judge, and the main one measures: the others return nothing.
     """
     guard = module.guard
     reasons: dict[str, str] = {}
@@ -196,15 +204,17 @@ def evaluate(
         guard.calibration, reasons = calibrate(validation)
     judged = judge(module, data, data.samples("test"), accelerator, "test")
     test = [o.sample for o in judged]  # without those that could not be read, which are counted in `failed`
-    rows = records(judged, guard.calibration)
     twins = [s for s in test if "twin" in s.meta]
-    ablated: list[Record] = []
     needs = sorted({n for s in twins for n in s.meta["needs"]})
-    for what in needs:
-        copies = [without(s, what) for s in twins if what in s.meta["needs"]]
-        ablated += records(
-            judge(module, data, copies, accelerator, f"without {what}"), guard.calibration, (f"without:{what}",)
-        )
+    lacking = {
+        what: judge(module, data, copies, accelerator, f"without {what}")
+        for what in needs
+        if (copies := [without(s, what) for s in twins if what in s.meta["needs"]])
+    }
+    if not launch.is_main():
+        return {}
+    rows = records(judged, guard.calibration)
+    ablated = [r for what, o in lacking.items() for r in records(o, guard.calibration, (f"without:{what}",))]
     c = guard.calibration
     metrics = summarise([*rows, *ablated], c.threshold, c.category_threshold, intervals=True, seed=seed)
     if twins:

@@ -1,4 +1,4 @@
-"""Lists what there is: `python -m zoo.list [models|recipes]`."""
+"""Lists what there is: `python -m zoo.list [models|recipes]`, and what training needs: `python -m zoo.list memory`."""
 
 from __future__ import annotations
 
@@ -26,14 +26,24 @@ def recipes() -> str:
     return markdown_table(["recipe", "command", "what it does"], rows) + "\n\n" + groups
 
 
+def memory() -> str:
+    """GiB on each GPU by strategy; docs/distributed.md holds this table."""
+    from zoo.core.memory import table
+
+    head = ["model", "trained", "strategy", "weights", "gradients", "optimizer", "gathered", "activations", "all"]
+    return markdown_table(head, table())
+
+
 LISTS = {"models": models, "recipes": recipes}
+MORE = {"memory": memory}  # only when asked for: it takes seconds
 
 
 def main(arguments: list[str]) -> int:
     for name in arguments or sorted(LISTS):
-        if name not in LISTS:
-            raise DataError(f"cannot list {name!r}{near(name, sorted(LISTS))}")
-        print(LISTS[name]())
+        known = LISTS | MORE
+        if name not in known:
+            raise DataError(f"cannot list {name!r}{near(name, sorted(known))}")
+        print(known[name]())
     return 0
 
 

@@ -15,6 +15,7 @@ from datamodules.schema import DataError
 from zoo.core import weights
 from zoo.core.backbones import check, modalities_of
 from zoo.core.cards import guard_card, tagger_card
+from zoo.core.launch import is_main
 from zoo.core.losses import LossWeights
 from zoo.core.module import GuardModule
 from zoo.core.tables import text_table
@@ -30,13 +31,14 @@ class Method:
     """`build(config, data)` makes the module; `finish(module, data, config, run)` tests it and writes `model/`.
 
     `check(config)` raises what is wrong with a configuration before the data is made; `table(metrics)` is what `fit`
-    prints.
+    prints. `several`: whether the method can train on several processes.
     """
 
     build: Callable[[dict[str, Any], GuardDataModule], L.LightningModule]
     finish: Callable[[Any, GuardDataModule, dict[str, Any], Path], dict[str, Any]]
     table: Callable[[dict[str, Any]], str]
     check: Callable[[dict[str, Any]], None] = lambda config: None
+    several: bool = True
 
 
 def _check_guard(config: dict[str, Any]) -> None:
@@ -62,7 +64,8 @@ def _build_guard(config: dict[str, Any], data: GuardDataModule) -> GuardModule:
 
 def _finish_guard(module: GuardModule, data: GuardDataModule, config: dict[str, Any], run: Path) -> dict[str, Any]:
     metrics = evaluate(module, data, run / "plots", accelerator=config["trainer"]["accelerator"], seed=config["seed"])
-    save(module.guard, run / "model", config["method"], guard_card(config, metrics, data))
+    if is_main():
+        save(module.guard, run / "model", config["method"], guard_card(config, metrics, data))
     return metrics
 
 
@@ -94,6 +97,9 @@ def _finish_tagger(
 METHODS = {
     "omniguard": Method(_build_guard, _finish_guard, text_table, _check_guard),
     "soundtagger": Method(
-        _build_tagger, _finish_tagger, lambda m: "\n".join(f"{k}  {v:.3f}" for k, v in m["test"].items())
+        _build_tagger,
+        _finish_tagger,
+        lambda m: "\n".join(f"{k}  {v:.3f}" for k, v in m["test"].items()),
+        several=False,  # its batch norms and its loss see one process's batch
     ),
 }

@@ -9,11 +9,16 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+from datamodules import GuardDataModule
 from datamodules.schema import DataError
 from zoo import cli
 from zoo.config import compose, plain
+from zoo.core import launch
+from zoo.core.guard import Guard
 from zoo.core.module import GuardModule
+from zoo.core.processes import plan
 from zoo.core.run import new_run, write_errors, write_json, write_yaml
 from zoo.core.tables import text_table
 from zoo.evaluate import evaluate
@@ -30,17 +35,17 @@ def main(arguments: list[str]) -> int:
     if calibrate not in ("true", "false"):
         raise DataError(f"calibrate={calibrate}: expected true or false")
     config = plain(compose([a for a in arguments if not a.startswith(("model=", "calibrate="))]))
-    guard = load(name, cached=True)
-    data = build_data(config)
-    data.prepare_data()
+    launch.start(plan(config["trainer"], config["data"]["batch_size"]))
+    data, guard = launch.in_turn(lambda: _prepare(config, name))
     module = GuardModule(guard)
     module.attach(data)
-    run = new_run(Path(config["runs"]) / "test", config["recipe"])
-    write_yaml(run / "config.yaml", {**config, "model": name})
+    run = launch.first(lambda: _open_run(config, name))
     kind = config["trainer"]["accelerator"]
     metrics = evaluate(
         module, data, run / "plots", calibrated=calibrate == "false", accelerator=kind, seed=config["seed"]
     )
+    if not launch.is_main():
+        return 0
     metrics["model"], metrics["seconds"] = name, round(time.perf_counter() - started, 1)
     write_json(run / "metrics.json", metrics)
     print(text_table(metrics))
@@ -50,6 +55,18 @@ def main(arguments: list[str]) -> int:
         print(f"{len(data.errors)} rows could not be used: see {run / 'errors.jsonl'}", file=sys.stderr)
         return 1
     return 0
+
+
+def _prepare(config: dict[str, Any], name: str) -> tuple[GuardDataModule, Guard]:
+    data = build_data(config)
+    data.prepare_data()
+    return data, load(name, cached=True)
+
+
+def _open_run(config: dict[str, Any], name: str) -> Path:
+    run = new_run(Path(config["runs"]) / "test", config["recipe"])
+    write_yaml(run / "config.yaml", {**config, "model": name})
+    return run
 
 
 if __name__ == "__main__":

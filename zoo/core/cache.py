@@ -35,8 +35,13 @@ class FeatureCache:
         self._shards: list[np.ndarray] = []  # each [rows, d], memory-mapped
         self._pending: dict[str, np.ndarray] = {}
         self._pending_bytes = 0
+        self._opened: set[Path] = set()
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(self.folder.glob("*.safetensors")):
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Opens the shards that are new: those that another process wrote."""
+        for path in sorted(set(self.folder.glob("*.safetensors")) - self._opened):
             self._open(path)
 
     def __len__(self) -> int:
@@ -106,6 +111,7 @@ class FeatureCache:
             data = np.memmap(path, dtype="<f4", mode="r", offset=8 + size + first, shape=(rows, width))
         shard, at = len(self._shards), 0
         self._shards.append(data)
+        self._opened.add(path)
         for key, n in zip(keys, counts):
             self._where[key] = (shard, at, n)
             at += n

@@ -13,6 +13,7 @@ from zoo.core.backbones.base import Scores
 from zoo.core.query import Query, category_query, critique_query, verdict_query
 
 VERDICT, CATEGORY, CRITIQUE = 0, 1, 2
+PARTS = ("verdict", "categories", "critique")
 
 
 @dataclass(frozen=True)
@@ -75,19 +76,46 @@ def collate_targets(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Targ
     return Targets(option, kind)
 
 
-def guard_loss(scores: Scores, targets: Targets, weights: LossWeights) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted loss and its parts. A part without a row is absent: it is not zero, it was not asked."""
-    parts: dict[str, Tensor] = {}
-    at = targets.option.clamp_min(0).unsqueeze(-1)
+def asked(targets: Targets, tokens: Tensor) -> Tensor:
+    """How many verdicts, category labels and critique tokens a batch asks for, float32 [3]: its means' denominators.
+
+    `tokens` [b, q, o] counts the tokens of each option.
+    """
+    rows = targets.kind == CRITIQUE  # [b, q]
+    at = targets.option.clamp_min(0).unsqueeze(-1)  # [b, q, 1]
+    critique = tokens.gather(-1, at).squeeze(-1)[rows].sum()
+    return torch.stack([(targets.kind == VERDICT).sum(), (targets.kind == CATEGORY).sum(), critique]).float()
+
+
+def loss_sums(scores: Scores, targets: Targets) -> Tensor:
+    """Sums of the three losses over a batch's verdicts, category labels and critique tokens, [3].
+
+    A sum over nothing is zero and still on the graph: its gradient is zero, not missing.
+    """
+    at = targets.option.clamp_min(0).unsqueeze(-1)  # [b, q, 1]
     right = scores.logp.gather(-1, at).squeeze(-1)  # [b, q]
-    for name, kind in (("verdict", VERDICT), ("categories", CATEGORY)):
+    sums = []
+    for kind in (VERDICT, CATEGORY):
         rows = targets.kind == kind
-        if rows.any():
-            parts[name] = (scores.logp[rows].logsumexp(-1) - right[rows]).mean()
-    rows = targets.kind == CRITIQUE
-    if rows.any():
-        parts["critique"] = -right[rows].sum() / scores.tokens.gather(-1, at).squeeze(-1)[rows].sum()
-    total = sum(getattr(weights, n) * p for n, p in parts.items())
-    if not parts:
-        total = scores.logp.sum() * 0.0  # a batch of masked rows: no step, but every parameter takes part
-    return total, parts
+        sums.append((scores.logp[rows].logsumexp(-1) - right[rows]).sum())
+    return torch.stack([*sums, -right[targets.kind == CRITIQUE].sum()])
+
+
+def weighted_mean(sums: Tensor, counts: Tensor, weights: LossWeights) -> Tensor:
+    """The weighted loss from `loss_sums` and the counts of `asked`, [3] each. What was not asked for adds nothing.
+
+    Linear in `sums`: with the counts of a whole step, the losses of its parts add up to the loss of the step.
+    """
+    factors = torch.tensor([getattr(weights, name) for name in PARTS], device=sums.device)
+    return (sums * factors / counts.clamp_min(1)).sum()
+
+
+def named_means(sums: Tensor, counts: Tensor) -> dict[str, Tensor]:
+    """The parts by name. A part without a row is absent: it is not zero, it was not asked."""
+    return {name: s / n for name, s, n in zip(PARTS, sums, counts) if n > 0}
+
+
+def guard_loss(scores: Scores, targets: Targets, weights: LossWeights) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted loss of one batch by itself, and its parts."""
+    sums, counts = loss_sums(scores, targets), asked(targets, scores.tokens)
+    return weighted_mean(sums, counts, weights), named_means(sums, counts)

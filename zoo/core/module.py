@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import lightning as L
@@ -10,13 +11,27 @@ import torch
 from torch import Tensor
 
 from datamodules.base import Failed
-from datamodules.schema import Policy, Sample
+from datamodules.sampling import process
+from datamodules.schema import DataError, Policy, Sample
+from zoo.core import launch
+from zoo.core.backbones.base import Scores
 from zoo.core.guard import Guard
-from zoo.core.losses import LossWeights, Targets, collate_targets, guard_loss, training_queries
+from zoo.core.losses import (
+    LossWeights,
+    Targets,
+    asked,
+    collate_targets,
+    loss_sums,
+    named_means,
+    training_queries,
+    weighted_mean,
+)
 from zoo.core.metrics import GuardMetrics
 from zoo.core.optim import build_optimizer
 from zoo.core.prompts import Text, render
-from zoo.core.query import critique_query, policy_queries
+from zoo.core.query import critique_query, policy_queries, verdict_query
+from zoo.core.sharding import gather_into, shard
+from zoo.core.warm import warm
 
 
 @dataclass
@@ -32,17 +47,23 @@ class Example:
 
 @dataclass
 class GuardBatch:
-    """What a loader yields once a GuardModule is attached. `failed` samples are counted, not hidden."""
+    """What a loader yields once a GuardModule is attached. `failed` samples are counted, not hidden.
+
+    `asked` [3] are the denominators of the batch's losses; `total` [3] those of the step that it is a part of.
+    """
 
     inputs: Any
     targets: Targets
     samples: list[Sample]
     policies: list[Policy]
     failed: list[Failed]
+    asked: Tensor
+    total: Tensor
 
     def to(self, device: torch.device | str, **kw: bool) -> GuardBatch:
         inputs = self.inputs.to(device, **kw) if self.samples else None
-        return GuardBatch(inputs, self.targets.to(device, **kw), self.samples, self.policies, self.failed)
+        targets, counts = self.targets.to(device, **kw), (t.to(device, **kw) for t in (self.asked, self.total))
+        return GuardBatch(inputs, targets, self.samples, self.policies, self.failed, *counts)
 
 
 @dataclass
@@ -87,23 +108,34 @@ class GuardModule(L.LightningModule):
         self.val_metrics = GuardMetrics(prefix="val/")
         self.test_metrics = GuardMetrics(prefix="test/")
         self.failed_ids: set[str] = set()
+        self.strict_loading = False  # a checkpoint holds what trains; `on_load_checkpoint` sees that it is all there
 
     # ------------------------------------------------------------------------------------------------ data
 
     def attach(self, datamodule: Any) -> None:
-        """Gives the DataModule this guard's transform and collate, and fills the feature cache of frozen encoders.
+        """Gives the DataModule this guard's hooks, and fills the feature cache of frozen encoders.
 
         Raises `MediaError` for the first sample with a medium that the backbone does not take.
         """
         self.guard.backbone.check(datamodule.corpus.samples)
-        datamodule.transform, datamodule.collate = self.prepare, self.collate
+        self.hook(datamodule)
         if self.guard.backbone.cache is not None:
-            datamodule.reject(self.guard.backbone.warm(datamodule.corpus.samples, self.phrases(datamodule)))
+            datamodule.reject(warm(self.guard.backbone, datamodule.corpus.samples, self.phrases(datamodule)))
+
+    def hook(self, datamodule: Any) -> None:
+        datamodule.transform, datamodule.collate, datamodule.group = self.prepare, self.collate, self.group
 
     def setup(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None and datamodule.transform != self.prepare:
             self.attach(datamodule)
+        if stage == "fit":
+            if self.parts not in (1, self.trainer.accumulate_grad_batches):
+                raise DataError(
+                    f"the DataModule parts a step into {self.parts} batches, but the Trainer accumulates "
+                    f"{self.trainer.accumulate_grad_batches}: give both the same number"
+                )
+            launch.own_randomness()
 
     def phrases(self, datamodule: Any) -> list[str]:
         """Every template, policy and query phrase that training or testing can meet."""
@@ -133,35 +165,63 @@ class GuardModule(L.LightningModule):
         """Runs in the worker."""
         if train:
             queries, options, kinds = training_queries(sample, policy, self.critique, self.max_categories)
+            if not queries:  # a row without a label is read all the same: every batch goes through the whole model
+                queries, options, kinds = [verdict_query(policy)], [-1], [-1]
         else:
             queries, options, kinds = policy_queries(policy), [], []
         return Example(self.guard.backbone.prepare(sample, policy, queries), options, kinds, sample, policy)
 
     def collate(self, rows: list[Example | Failed]) -> GuardBatch:
         good = [r for r in rows if isinstance(r, Example)]
-        return GuardBatch(
-            self.guard.backbone.collate([r.prepared for r in good]) if good else None,
-            collate_targets([(r.options, r.kinds) for r in good]),
-            [r.sample for r in good],
-            [r.policy for r in good],
-            [r for r in rows if isinstance(r, Failed)],
-        )
+        backbone = self.guard.backbone
+        inputs = backbone.collate([r.prepared for r in good]) if good else None
+        targets = collate_targets([(r.options, r.kinds) for r in good])
+        counts = asked(targets, backbone.option_tokens(inputs)) if targets.option.numel() else torch.zeros(3)
+        failed = [r for r in rows if isinstance(r, Failed)]
+        return GuardBatch(inputs, targets, [r.sample for r in good], [r.policy for r in good], failed, counts, counts)
+
+    def group(self, batches: list[GuardBatch]) -> None:
+        """Tells the batches of one step what the step asks for in all."""
+        total = torch.stack([b.asked for b in batches]).sum(0)
+        for batch in batches:
+            batch.total = total
+
+    @cached_property
+    def idle(self) -> GuardBatch:
+        """A row that teaches nothing: what a process reads in step with the others when its own batch has no row."""
+        policy = self.guard.policy.subset(self.guard.policy.ids[:1])
+        return self.collate([self.prepare(Sample.of("nothing", id="idle"), policy, train=True)])
 
     # ------------------------------------------------------------------------------------------------ steps
 
-    def training_step(self, batch: GuardBatch, index: int) -> Tensor | None:
+    def scores(self, batch: GuardBatch) -> Scores:
+        """The batch's scores, through the call that strategies hook; those of `idle` where it has no row."""
+        inputs = batch.inputs if batch.samples else self.idle.inputs.to(self.device)
+        return Scores(*self.guard.backbone(inputs))
+
+    def training_step(self, batch: GuardBatch, index: int) -> Tensor:
         self._count(batch)
-        if not batch.samples:
-            return None
-        loss, parts = guard_loss(self.guard.backbone.score_batch(batch.inputs), batch.targets, self.loss_weights)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.samples))
-        self.log_dict({f"train/{k}": v for k, v in parts.items()}, prog_bar=True, batch_size=len(batch.samples))
-        return loss
+        targets = batch.targets if batch.samples else self.idle.targets.to(self.device)
+        sums = loss_sums(self.scores(batch), targets)
+        done, counts, totals = launch.add_up(torch.stack([sums.detach(), batch.asked, batch.total]))
+        rows = max(len(batch.samples), 1)
+        self.log("train/loss", weighted_mean(done, counts, self.loss_weights), prog_bar=True, batch_size=rows)
+        parts = named_means(done, counts)
+        self.log_dict({f"train/{k}": v for k, v in parts.items()}, prog_bar=True, batch_size=rows)
+        # Gradients are averaged over processes and over the parts of a step; what is wanted is their sum.
+        return weighted_mean(sums, totals, self.loss_weights) * (process()[1] * self.parts)
+
+    @property
+    def parts(self) -> int:
+        """The batches that the DataModule parts a step into on each process."""
+        return getattr(getattr(self.trainer, "datamodule", None), "accumulate", 1)
 
     def _evaluate(self, batch: GuardBatch, metrics: GuardMetrics) -> None:
         self._count(batch)
+        if not batch.samples and self.device_mesh is None:
+            return
+        scores = self.scores(batch)  # of a sharded model with no row too: the others wait for this process's shards
         if batch.samples:
-            scores = self.guard.backbone.score_batch(batch.inputs)
             judged = self.guard.judge(scores, [len(p) for p in batch.policies])
             golds = [s.gold(p) for s, p in zip(batch.samples, batch.policies)]
             metrics.update(judged.score.float().tolist(), golds, [s.modality for s in batch.samples])
@@ -187,7 +247,7 @@ class GuardModule(L.LightningModule):
         self._count(batch)
         if not batch.samples:
             return []
-        scores = self.guard.backbone.score_batch(batch.inputs)
+        scores = self.scores(batch)
         verdict, categories = scores.log_odds(0).tolist(), scores.log_odds(slice(1, None)).tolist()
         return [
             Outcome(sample, policy, verdict[i], dict(zip(policy.ids, categories[i])), batch.inputs.truncated[i])
@@ -198,6 +258,17 @@ class GuardModule(L.LightningModule):
         self.failed_ids |= {f.id for f in batch.failed}
 
     # ------------------------------------------------------------------------------------------------ fitting
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:  # Lightning sets it under ModelParallelStrategy
+            shard(self.guard.backbone, self.device_mesh["data_parallel"], self.trainer.precision == "bf16-mixed")
+
+    def whole(self, fresh: GuardModule, datamodule: Any) -> GuardModule:
+        """`fresh`, a module of the same recipe, with the weights that this one holds in shards and in its place."""
+        gather_into(fresh.guard.backbone, self.guard.backbone)
+        fresh.failed_ids = self.failed_ids
+        fresh.hook(datamodule)
+        return fresh
 
     def configure_optimizers(self) -> dict[str, Any]:
         steps = int(self.trainer.estimated_stepping_batches)
@@ -212,6 +283,8 @@ class GuardModule(L.LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("guard.") or k in saved}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "state_dict" not in checkpoint:
+            return  # the strategy of a sharded model has loaded it already
         own = self.state_dict()
         missing = {f"guard.backbone.{n}" for n in self.guard.backbone.saved_state()} - set(checkpoint["state_dict"])
         if missing:

@@ -8,6 +8,8 @@ from typing import Any
 import lightning as L
 from tqdm import tqdm
 
+from zoo.core.launch import is_main
+
 
 class StderrProgress(L.Callback):
     """Lightning's own bars write to standard output, which is kept for results."""
@@ -47,8 +49,9 @@ class StderrProgress(L.Callback):
         self.on_train_end(trainer, module)
 
     def on_predict_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        batches = sum(b for b in trainer.num_predict_batches if isinstance(b, int))
-        self.bar = tqdm(total=batches, desc=self.what, unit="batch", file=sys.stderr, leave=False, mininterval=1.0)
+        if is_main():  # each process predicts with a Trainer of its own
+            batches = sum(b for b in trainer.num_predict_batches if isinstance(b, int))
+            self.bar = tqdm(total=batches, desc=self.what, unit="batch", file=sys.stderr, leave=False, mininterval=1.0)
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, index: int, loader: int = 0

@@ -82,8 +82,25 @@ class Backbone(nn.Module, ABC):
         """Scores all queries of all rows as branches, in one pass; None: those that the batch was prepared with."""
 
     def score_batch(self, batch: Any) -> Scores:
-        """`score(encode(batch))` where nothing else is wanted of the state; a backbone may do it in one pass."""
+        """`score(encode(batch))` where nothing else is wanted of the state; a backbone may do it in one pass.
+
+        Where a query is asked, every trainable parameter takes part, whatever modalities the batch lacks: processes
+        that share a step wait for the gradients of all of them.
+        """
         return self.score(self.encode(batch))
+
+    def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """`score_batch` as plain tensors, for the steps of a trainer: strategies hang their hooks on this call."""
+        scores = self.score_batch(batch)
+        return scores.logp, scores.tokens
+
+    def option_tokens(self, batch: Any) -> Tensor:
+        """How many tokens each option of a batch has, as in `Scores.tokens` [b, q, o], before it is scored."""
+        return batch.branches.counts
+
+    def layers(self) -> list[nn.Module]:
+        """Modules that every pass runs through one after the other: what a sharding strategy gathers one at a time."""
+        return list(self.lm.get_decoder().layers)
 
     @abstractmethod
     def generate(self, state: Any, suffixes: Sequence[Query], max_new_tokens: int = 64) -> list[str]:

@@ -231,7 +231,11 @@ class SoftTokenBackbone(Backbone):
     # ------------------------------------------------------------------------------------------- encoding
 
     def embed(self, tokens: Tokens) -> Tensor:
-        """[b, L, d]; zeros on padding. Differentiable down to the projectors and the embedding table."""
+        """[b, L, d]; zeros on padding. Differentiable down to the projectors and the embedding table.
+
+        A kind that the batch lacks goes through its projector with no rows: in training every parameter takes part in
+        every step, so that processes with other modalities need not wait for a gradient that never comes.
+        """
         words = self.lm.get_input_embeddings().weight  # [v, d]
         device = words.device
         pad = torch.zeros(1, words.shape[1], device=device)
@@ -239,14 +243,17 @@ class SoftTokenBackbone(Backbone):
         for number, kind in enumerate(tokens.kinds):
             sources = tokens.sources[kind]
             offsets[number] = used
-            if not sources:
+            if not sources and (kind == IDS or not torch.is_grad_enabled()):
                 continue
             if kind == IDS:
                 rows = self.lm.get_input_embeddings()(torch.cat([s.value for s in sources]).to(device))  # [n, d]
             else:
                 self.sources.encode(kind, sources)
-                features = torch.cat([s.value.to(device) for s in sources])  # [n, e + 1]
-                shift = torch.cat([torch.full((s.tokens,), s.time) for s in sources]).to(device)  # [n]
+                none = torch.zeros(0, self.encoders[kind].dim + 1, device=device)
+                features = torch.cat([none, *(s.value.to(device) for s in sources)])  # [n, e + 1]
+                shift = torch.cat([none[:, 0].cpu(), *(torch.full((s.tokens,), s.time) for s in sources)]).to(
+                    device
+                )  # [n]
                 spare = br.round_up(len(features), 64) - len(features)
                 rows = self.projectors[kind](nn.functional.pad(features[:, :-1], (0, 0, 0, spare)))[: len(features)]
                 if kind in ("image", "sound"):

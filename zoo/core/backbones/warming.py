@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from datamodules.sampling import process
 from datamodules.schema import MediaError, Part, Sample
 from zoo.core.backbones.tokens import Source
 from zoo.core.prompts import Turn
@@ -48,7 +49,9 @@ def fill(backbone: SoftTokenBackbone, samples: Sequence[Sample], phrases: Sequen
     for role, start in itertools.product(("system", "user", "assistant"), (True, False)):
         queue.offer(reader.turn(Turn(role, start)))
     done: dict[Part, str | None] = {}
-    for sample in tqdm(samples, desc="features", unit="sample", disable=len(samples) < 64, leave=False):
+    for sample in tqdm(
+        samples, desc="features", unit="sample", disable=len(samples) < 64 or process()[0] > 0, leave=False
+    ):
         reason = None
         for part in sample.media:
             if part not in done:

@@ -1,0 +1,48 @@
+"""A backbone parted among processes (FSDP2), and whole again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from zoo.core.backbones.base import Backbone
+
+
+def shard(backbone: Backbone, mesh: DeviceMesh, mixed: bool = False) -> None:
+    """Parts the language model's layers, each a unit that is gathered when its turn comes, and then the rest as one.
+
+    Tied embeddings fall into the same unit. Frozen encoders stay whole: they are small, and they also run where no
+    other process does (one that has a picture to encode while the others have none). `mixed`: what is gathered is
+    bf16. Autocast alone would keep a bf16 copy of every gathered weight until the backward pass.
+    """
+    if isinstance(backbone, FSDPModule):
+        return  # Lightning configures the model again before each validation
+    encoders = getattr(backbone, "encoders", None)
+    whole = set() if encoders is None else set(encoders.parameters())
+    policy = MixedPrecisionPolicy(cast_forward_inputs=False)  # features of frozen encoders stay float32
+    if mixed:
+        policy = replace(policy, param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for layer in backbone.layers():
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(backbone, mesh=mesh, mp_policy=policy, ignored_params=whole)
+
+
+@torch.no_grad()
+def gather_into(target: Backbone, source: Backbone) -> None:
+    """Copies what a checkpoint holds from a sharded backbone into a whole one, a tensor at a time.
+
+    All processes take part; each ends up with all of it.
+    """
+    own = target.state_dict()
+    for name, value in source.saved_state().items():
+        own[name].copy_(full(value))
+
+
+def full(value: Tensor) -> Tensor:
+    """The whole of a tensor that may be sharded. All processes take part."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
