@@ -8,9 +8,10 @@ and test policies are drawn once, from a seed, in wordings and with entries that
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from datamodules.lazy import repeated_id
 from datamodules.schema import DataError, Policy, PolicyEntry, Sample
 
 
@@ -113,10 +114,7 @@ def rng_for(*key: object) -> random.Random:
     return random.Random("\x1f".join(map(str, key)))
 
 
-def unique_ids(samples: Iterable[Sample]) -> None:
+def unique_ids(samples: Sequence[Sample]) -> None:
     """Raises `DataError` for the first repeated sample id."""
-    seen: set[str] = set()
-    for s in samples:
-        if s.id in seen:
-            raise DataError(f"duplicate sample id {s.id!r}: make ids unique")
-        seen.add(s.id)
+    if (id := repeated_id(samples)) is not None:
+        raise DataError(f"duplicate sample id {id!r}: make ids unique")

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 from datamodules.bank import PolicyBank, rng_for
 from datamodules.buckets import BucketOrder, characters, text_alone
 from datamodules.corpus.types import Corpus
+from datamodules.lazy import in_split, keep, modalities_of, without_ids
 from datamodules.loading import load_corpus
 from datamodules.sampling import BalancedSampler, ProcessBatches, StepLoader, process
 from datamodules.schema import SPLITS, DataError, MediaError, Policy, Sample
@@ -169,28 +170,27 @@ class GuardDataModule(L.LightningDataModule):
         """What a sample without its own policy is judged under outside training."""
         return self.policy or DEFAULT_POLICY
 
-    def samples(self, split: str) -> list[Sample]:
-        """The samples of train, val or test."""
+    def samples(self, split: str) -> Sequence[Sample]:
+        """The samples of train, val or test. Those of a manifest are read when they are asked for."""
         if split not in SPLITS:
             raise DataError(f"unknown split {split!r}: one of {', '.join(SPLITS)}")
-        return [s for s in self.corpus.samples if s.split == split]
+        return in_split(self.corpus.samples, split)
 
     def reject(self, bad: Sequence[tuple[Sample, str]]) -> None:
         """Takes samples out that turned out to be unreadable; they are listed in `errors`."""
         if bad:
-            gone = {s.id for s, _ in bad}
-            self.corpus.samples = [s for s in self.corpus.samples if s.id not in gone]
+            self.corpus.samples = without_ids(self.corpus.samples, {s.id for s, _ in bad})
             self.errors += [{"id": s.id, "error": why} for s, why in bad]
             if process()[0] == 0:
                 print(f"{len(bad)} samples cannot be read, e.g. {bad[0][1]}", file=sys.stderr)
 
     def keep(self, wanted: Callable[[Sample], bool]) -> None:
         """Narrows the data to the samples that a method can use."""
-        self.corpus.samples = [s for s in self.corpus.samples if wanted(s)]
+        self.corpus.samples = keep(self.corpus.samples, wanted)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """split → modality → samples."""
-        return {s: dict(sorted(Counter(x.modality for x in self.samples(s)).items())) for s in SPLITS}
+        return {s: dict(sorted(Counter(modalities_of(self.samples(s))).items())) for s in SPLITS}
 
     # ------------------------------------------------------------------------------------------------ loaders
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from datamodules.assets import zoo_home
 from datamodules.bank import PolicyBank, unique_ids
 from datamodules.corpus import scenes
 from datamodules.corpus.concepts import bank as scene_bank
 from datamodules.corpus.types import Corpus
+from datamodules.lazy import joined, of_modalities, splits_of, taken
 from datamodules.manifest import load_manifest
 from datamodules.real import load_real
-from datamodules.schema import DataError, Policy, Sample, near
+from datamodules.schema import SPLITS, DataError, Policy, Sample, near
 from datamodules.sources import bastioncorpus, everyday, pyrit_scores
-from datamodules.sources.split import assign_splits, near_duplicates
+from datamodules.sources.split import assign_splits, near_duplicate_groups
 from datamodules.sources.wordings import text_bank
 from datamodules.taxonomy import DEFAULT_POLICY
 
@@ -63,7 +66,7 @@ def load_corpus(
     else:
         raise DataError(f"unknown data source {source!r}{near(source, SOURCES)}")
     if modalities:
-        corpus.samples = [s for s in corpus.samples if s.modality in modalities]
+        corpus.samples = of_modalities(corpus.samples, modalities)
     unique_ids(corpus.samples)
     return corpus
 
@@ -73,11 +76,13 @@ def _merged(corpora: Sequence[Corpus]) -> Corpus:
     bank = corpora[0].bank
     for c in corpora[1:]:
         bank = bank.merge(c.bank)
-    samples = [s for c in corpora for s in c.samples]
-    groups = near_duplicates([s for s in samples if not s.media])
-    held = {g for s, g in zip((s for s in samples if not s.media), groups) if s.split != "train"}
-    of = dict(zip((s.id for s in samples if not s.media), groups))
-    kept = [s for s in samples if s.split != "train" or of.get(s.id) not in held]
+    samples = joined([c.samples for c in corpora])
+    plain = np.fromiter((not s.media for s in samples), bool, len(samples))
+    train = splits_of(samples) == SPLITS.index("train")
+    groups = near_duplicate_groups(taken(samples, plain))
+    stays = np.ones(len(samples), bool)
+    stays[plain & train] = ~np.isin(groups[train[plain]], groups[~train[plain]])
+    kept = taken(samples, stays)
     report = {
         "errors": [e for c in corpora for e in c.report.get("errors", [])],
         "near_duplicates": len(samples) - len(kept),

@@ -14,6 +14,7 @@ import numpy as np
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Sampler
 
+from datamodules.lazy import modalities_of
 from datamodules.schema import DataError, Sample
 
 
@@ -55,8 +56,8 @@ class BalancedSampler(Sampler[tuple[int, int]]):
     ):
         self.seed, self.epoch = seed, 0
         self.buckets: dict[str, list[int]] = {}
-        for i, s in enumerate(samples):
-            self.buckets.setdefault(s.modality, []).append(i)
+        for i, modality in enumerate(modalities_of(samples)):
+            self.buckets.setdefault(modality, []).append(i)
         self.size = size or len(samples)
         weights = {m: len(b) ** power * (shares or {}).get(m, 1.0) for m, b in sorted(self.buckets.items())}
         total = sum(weights.values())

@@ -269,11 +269,11 @@ class Sample:
         return row
 
     @classmethod
-    def from_dict(cls, row: Any, root: str | Path = ".", where: str = "row") -> Sample:
+    def from_dict(cls, row: Any, root: str | Path = ".", where: str = "row", files: bool = True) -> Sample:
         """Reads a manifest row; `root` is the folder that its paths are relative to and must stay inside.
 
-        Raises `DataError` that names `where` for an unknown field, a bad value, a missing file or a path that
-        leaves `root`.
+        Raises `DataError` that names `where` for an unknown field, a bad value, a path that leaves `root` or, with
+        `files`, a missing file.
         """
         if not isinstance(row, dict):
             raise DataError(f"{where}: expected a JSON object, got {type(row).__name__}")
@@ -284,7 +284,7 @@ class Sample:
                 raise DataError(f"{where}: `{key}` is required and must not be empty")
         if not isinstance(row["messages"], list):
             raise DataError(f"{where}: `messages` must be a list")
-        messages = tuple(_message(m, Path(root), where) for m in row["messages"])
+        messages = tuple(_message(m, root, where, files) for m in row["messages"])
         unsafe = row.get("unsafe")
         if unsafe is not None and not isinstance(unsafe, bool):
             raise DataError(f"{where}: `unsafe` must be true, false or null, got {unsafe!r}")
@@ -323,7 +323,7 @@ def _one_of(value: Any, known: tuple[str, ...], what: str) -> Any:
     return value
 
 
-def _message(raw: Any, root: Path, where: str) -> Message:
+def _message(raw: Any, root: str | Path, where: str, files: bool) -> Message:
     if not isinstance(raw, dict):
         raise DataError(f"{where}: a message must be an object with role and content")
     reject_unknown(raw, ("role", "content"), f"{where}: message")
@@ -333,10 +333,10 @@ def _message(raw: Any, root: Path, where: str) -> Message:
     if not isinstance(content, list) or not content:
         raise DataError(f"{where}: a message's `content` must be a string or a list of parts, and not empty")
     role = _one_of(raw.get("role"), ROLES, f"{where}: role")
-    return Message(role, tuple(_part(p, root, where) for p in content))
+    return Message(role, tuple(_part(p, root, where, files) for p in content))
 
 
-def _part(raw: Any, root: Path, where: str) -> Part:
+def _part(raw: Any, root: str | Path, where: str, files: bool) -> Part:
     if not isinstance(raw, dict):
         raise DataError(f"{where}: a content part must be an object with a type")
     kind = _one_of(raw.get("type"), PART_TYPES, f"{where}: part type")
@@ -354,8 +354,8 @@ def _part(raw: Any, root: Path, where: str) -> Part:
         if not isinstance(raw.get(switch, True), bool):
             raise DataError(f"{where}: `{switch}` must be true or false, got {raw[switch]!r}")
     path = inside(root, name, where)
-    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
-        raise DataError(f"{where}: {name}: no such file under {root}")
+    if files and not os.path.isfile(path):  # Path.is_file raises for a name that is too long
+        raise DataError(f"{where}: {name}: no such file under {Path(root)}")
     return Part(kind, path=str(path), sound=raw.get("sound", True), frames=raw.get("frames", True))
 
 

@@ -150,8 +150,9 @@ def data_hash(samples: Sequence[Sample]) -> str:
     """sha256 over labels, texts, policies and the media's bytes: two runs with one hash saw the same data."""
     digest = hashlib.sha256()
     hashes: dict[str, str] = {}
-    for sample in sorted(samples, key=lambda s: s.id):
-        row = sample.to_dict()
+    ids = [s.id for s in samples]
+    for at in sorted(range(len(ids)), key=ids.__getitem__):  # of samples in a file, only the ids are held
+        row = samples[at].to_dict()
         for message in row["messages"]:
             for part in message["content"]:
                 if "path" in part:

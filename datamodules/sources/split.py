@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from datamodules.keys import Keys, digest
+from datamodules.lazy import own_group
 from datamodules.schema import SPLITS, DataError, Sample
+from datamodules.sources.similar import merge_similar, normalise, shingles
+
+__all__ = ["FRACTIONS", "assign_splits", "near_duplicate_groups", "near_duplicates", "normalise", "shingles"]
 
 FRACTIONS = (0.70, 0.12, 0.18)  # train, val, test
-SHINGLE = 5  # characters
-MAX_CHARS = 2_000  # of a text that are compared: longer texts with one beginning count as the same
 
 
 def assign_splits(
@@ -29,106 +31,55 @@ def assign_splits(
     `near` is the similarity from which texts are near-duplicates, None to leave the groups as they are. Raises
     `DataError` when the fractions (train, val, test) do not sum to 1.
     """
-    if len(fractions) != 3 or min(fractions) < 0 or not math.isclose(sum(fractions), 1.0):
-        raise DataError(f"split fractions {tuple(fractions)}: give three shares for train, val and test that sum to 1")
+    check_fractions(fractions)
     samples = list(samples)
-    groups = [_own(s) for s in samples] if near is None else near_duplicates(samples, near)
-    return [s.replace(group=g, split=_split(g, seed, fractions)) for s, g in zip(samples, groups)]
+    groups = [own_group(s) for s in samples] if near is None else near_duplicates(samples, near)
+    places = split_of(np.array([draw(g, seed) for g in groups]), fractions).tolist()
+    return [s.replace(group=g, split=SPLITS[p]) for s, g, p in zip(samples, groups, places)]
 
 
 def near_duplicates(samples: Sequence[Sample], threshold: float = 0.8) -> list[str]:
     """The group of each sample after merging groups with near-duplicate texts; named by the first in the alphabet.
 
     Two texts are near-duplicates when the Jaccard similarity of their character 5-grams is at least `threshold`, after
-    case, accents and everything but letters and digits are dropped. Exact, not sketched: prefix filtering (Bayardo, Ma
-    and Srikant 2007) finds every such pair. A sample without a group is one of its own.
+    case, accents and everything but letters and digits are dropped. Exact, not sketched. A sample without a group is
+    one of its own.
     """
-    if not 0 < threshold <= 1:
-        raise DataError(f"near-duplicate threshold {threshold}: give a similarity in (0, 1]")
-    sets = _Sets()
-    first: dict[str, str] = {}  # normalised text -> a group that has it
-    own = [_own(s) for s in samples]
-    for sample, group in zip(samples, own):
-        text = "" if sample.media else normalise("\n".join(p.text or "" for p in sample.parts))
-        if text:  # samples with media are told apart by their group alone: the words beside them are often the same
-            sets.join(first.setdefault(text, group), group)
-    texts = sorted(first)
-    for a, b in _similar_pairs(texts, [first[t] for t in texts], threshold, sets):
-        sets.join(first[texts[a]], first[texts[b]])
-    members: dict[str, list[str]] = defaultdict(list)
-    for group in set(own):
-        members[sets.root(group)].append(group)
-    names = {root: min(groups) for root, groups in members.items()}
-    return [names[sets.root(g)] for g in own]
+    own = [own_group(s) for s in samples]
+    names: dict[int, str] = {}
+    groups = near_duplicate_groups(samples, threshold).tolist()
+    for group, name in zip(groups, own):
+        names[group] = min(name, names.get(group, name))
+    return [names[group] for group in groups]
 
 
-def normalise(text: str) -> str:
-    """Lower case, without accents, with single spaces for whatever is no letter or digit."""
-    text = unicodedata.normalize("NFKD", text[: 2 * MAX_CHARS].casefold())
-    kept = "".join(c if c.isalnum() else " " for c in text if not unicodedata.combining(c))
-    return " ".join(kept.split())[:MAX_CHARS]
+def near_duplicate_groups(samples: Sequence[Sample], threshold: float = 0.8) -> np.ndarray:
+    """As `near_duplicates`, with a number for each group, int [n]. Goes twice through `samples` and keeps none."""
+    keys = Keys()
+    labels = array("i", (keys.number(digest(own_group(s)))[0] for s in samples))
+    return merge_similar(texts_of(samples), np.array(labels, np.int32), threshold)
 
 
-def shingles(text: str) -> np.ndarray:
-    """Sorted hashes uint64 [n] of the character 5-grams of a normalised text; a shorter text is padded."""
-    codes = np.frombuffer(text.ljust(SHINGLE).encode("utf-32-le"), "<u4").astype(np.uint64)
-    hashed = np.zeros(len(codes) - SHINGLE + 1, np.uint64)
-    for k in range(SHINGLE):  # wraps at 2^64, as it should
-        hashed = hashed * np.uint64(0x9E3779B97F4A7C15) + codes[k : len(codes) - SHINGLE + 1 + k]
-    return np.unique(hashed)
+def texts_of(samples: Iterable[Sample]) -> Iterator[str]:
+    """What near-duplicates are told by, normalised.
 
-
-def _similar_pairs(texts: list[str], groups: list[str], threshold: float, sets: _Sets) -> Iterable[tuple[int, int]]:
-    """Pairs of texts with a similarity of at least `threshold`, but for those whose groups are merged already.
-
-    A set of n shingles shares one of its n - ceil(threshold n) + 1 rarest with every set that is similar enough: only
-    those are indexed and looked up. Texts come by length, so that the index holds none longer than the one looked up.
+    Samples with media are told apart by their group alone: the words beside them are often the same.
     """
-    rows = [shingles(t) for t in texts]
-    if not rows:
-        return
-    known, where, counts = np.unique(np.concatenate(rows), return_inverse=True, return_counts=True)
-    rank = np.empty(len(known), np.int64)
-    rank[np.lexsort((known, counts))] = np.arange(len(known))  # the rarest first
-    ends = np.cumsum([len(r) for r in rows])
-    ranked = [np.sort(r) for r in np.split(rank[where], ends[:-1])]
-    index: dict[int, list[int]] = defaultdict(list)
-    for i in sorted(range(len(rows)), key=lambda i: (len(rows[i]), texts[i])):
-        size = len(ranked[i])
-        prefix = ranked[i][: size - math.ceil(threshold * size - 1e-9) + 1].tolist()
-        for j in {j for shingle in prefix for j in index.get(shingle, ())}:
-            short = len(ranked[j])
-            if short < threshold * size - 1e-9 or sets.root(groups[i]) == sets.root(groups[j]):
-                continue
-            shared = len(np.intersect1d(ranked[i], ranked[j], assume_unique=True))
-            if shared >= threshold * (size + short - shared) - 1e-9:
-                yield i, j
-        for shingle in prefix:
-            index[shingle].append(i)
+    for s in samples:
+        yield "" if s.media else normalise("\n".join(p.text or "" for p in s.parts))
 
 
-class _Sets:
-    """Union-find over group names."""
-
-    def __init__(self) -> None:
-        self.parent: dict[str, str] = {}
-
-    def root(self, name: str) -> str:
-        top = name
-        while (up := self.parent.get(top, top)) != top:
-            top = up
-        while name != top:  # the next search is short
-            self.parent[name], name = top, self.parent.get(name, name)
-        return top
-
-    def join(self, a: str, b: str) -> None:
-        self.parent[self.root(a)] = self.root(b)
+def draw(group: str, seed: int) -> float:
+    """A number in [0, 1) that the group's name and the seed decide."""
+    return int.from_bytes(hashlib.sha256(f"{seed}\x1f{group}".encode()).digest()[:8], "big") / 2**64
 
 
-def _own(sample: Sample) -> str:
-    return sample.group if sample.group is not None else f"{sample.source}-{sample.id}"
+def check_fractions(fractions: Sequence[float]) -> None:
+    if len(fractions) != 3 or min(fractions) < 0 or not math.isclose(sum(fractions), 1.0):
+        raise DataError(f"split fractions {tuple(fractions)}: give three shares for train, val and test that sum to 1")
 
 
-def _split(group: str, seed: int, fractions: Sequence[float]) -> str:
-    draw = int.from_bytes(hashlib.sha256(f"{seed}\x1f{group}".encode()).digest()[:8], "big") / 2**64
-    return SPLITS[0] if draw < fractions[0] else SPLITS[1] if draw < fractions[0] + fractions[1] else SPLITS[2]
+def split_of(draws: np.ndarray, fractions: Sequence[float]) -> np.ndarray:
+    """Places in `SPLITS`, int8 [n], of numbers in [0, 1]."""
+    train, val, _ = fractions
+    return np.where(draws < train, 0, np.where(draws < train + val, 1, 2)).astype(np.int8)

@@ -18,9 +18,11 @@ CREDITS = {
 
 
 def _data_lines(data: GuardDataModule) -> str:
-    train = data.samples("train")
-    sources = Counter(s.source for s in train)
-    licences = {s.source: s.meta.get("licence", "Apache-2.0 (rendered here)") for s in train}
+    sources: Counter[str] = Counter()
+    licences: dict[str, str] = {}
+    for s in data.samples("train"):  # once: they may have to be read
+        sources[s.source] += 1
+        licences[s.source] = s.meta.get("licence", "Apache-2.0 (rendered here)")
     rows = [[name, n, licences[name]] for name, n in sorted(sources.items())]
     return markdown_table(["source", "training samples", "licence"], rows)
 

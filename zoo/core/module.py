@@ -140,8 +140,18 @@ class GuardModule(L.LightningModule):
     def phrases(self, datamodule: Any) -> list[str]:
         """Every template, policy and query phrase that training or testing can meet."""
         entries = dict.fromkeys(datamodule.bank.wordings())
-        for sample in datamodule.corpus.samples:
+        templates: dict[str, None] = {}
+        seen: set[tuple[Any, ...]] = set()
+        for sample in datamodule.corpus.samples:  # once: they may have to be read
             entries |= dict.fromkeys((sample.policy or datamodule.default_policy).entries)
+            shape = (sample.target, *(m.role for m in sample.messages), *(p.type for p in sample.parts))
+            if shape not in seen:
+                seen.add(shape)
+                templates |= dict.fromkeys(
+                    p.text
+                    for p in render(sample, datamodule.default_policy)
+                    if isinstance(p, Text) and p.role in ("template", "speaker")
+                )
         out = dict.fromkeys(
             p.text for e in entries for q in policy_queries(Policy("one", (e,))) for p in _texts(q.suffix)
         )
@@ -149,17 +159,7 @@ class GuardModule(L.LightningModule):
             out |= dict.fromkeys((entry.name, entry.description))
         for flagged in (False, True):
             out |= dict.fromkeys(critique_query(flagged, []).suffix)
-        seen: set[tuple[Any, ...]] = set()
-        for sample in datamodule.corpus.samples:
-            shape = (sample.target, *(m.role for m in sample.messages), *(p.type for p in sample.parts))
-            if shape not in seen:
-                seen.add(shape)
-                out |= dict.fromkeys(
-                    p.text
-                    for p in render(sample, datamodule.default_policy)
-                    if isinstance(p, Text) and p.role in ("template", "speaker")
-                )
-        return list(out)
+        return list(out | templates)
 
     def prepare(self, sample: Sample, policy: Policy, train: bool) -> Example:
         """Runs in the worker."""
