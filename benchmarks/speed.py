@@ -6,15 +6,14 @@ Feature cache: the encoding part of an epoch, from files, against reading the ca
 
 from __future__ import annotations
 
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from benchmarks.timing import seconds
 from datamodules.base import GuardDataModule
 from zoo import cli
 from zoo.core.cache import FeatureCache
@@ -23,17 +22,7 @@ from zoo.core.run import write_json
 from zoo.registry import load
 
 RESULT = Path(__file__).parent.parent / "results" / "speed.json"
-ROUNDS, TOKENS = 5, 64
-
-
-def seconds(what: Callable[[], object], rounds: int = ROUNDS) -> float:
-    what()
-    times = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        what()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+TOKENS = 64
 
 
 @torch.no_grad()
