@@ -28,9 +28,11 @@ class Packing:
     query: Tensor  # [n, L], −1 in a prompt
     option: Tensor  # [n, L], −1 in a prompt and in a suffix
     back: Tensor  # [b, T], each branch token's place among the sequences [n · L]; 0 on padding
+    first: int = 0  # tokens that all rows share and that are read apart: they are in no sequence
 
     def to(self, device: torch.device | str, **kw: bool) -> Packing:
-        return Packing(**{f.name: getattr(self, f.name).to(device, **kw) for f in fields(self)})
+        moved = {f.name: getattr(self, f.name).to(device, **kw) for f in fields(self) if f.name != "first"}
+        return Packing(**moved, first=self.first)
 
 
 def fill_bins(sizes: Sequence[int], capacity: int) -> list[list[int]]:
@@ -47,11 +49,14 @@ def fill_bins(sizes: Sequence[int], capacity: int) -> list[list[int]]:
     return bins
 
 
-def pack(prompts: Sequence[int], branches: Branches, width: int) -> Packing:
-    """Packs rows whose prompts have these lengths, padded to `width` tokens, followed by their branches."""
+def pack(prompts: Sequence[int], branches: Branches, width: int, first: int = 0) -> Packing:
+    """Packs rows whose prompts have these lengths, padded to `width` tokens, followed by their branches.
+
+    The prompts' tokens before `first` are left out: they are read once for all rows.
+    """
     b, t = branches.query.shape
     real = branches.query >= 0  # [b, T]
-    sizes = [p + int(n) for p, n in zip(prompts, real.sum(1))]
+    sizes = [p - first + int(n) for p, n in zip(prompts, real.sum(1))]
     length = round_up(max(sizes, default=0), STEP)
     bins = fill_bins(sizes, length)
     shape = (len(bins), length)
@@ -61,28 +66,30 @@ def pack(prompts: Sequence[int], branches: Branches, width: int) -> Packing:
     for n, rows in enumerate(bins):
         at = 0
         for i in rows:
-            p, end = prompts[i], at + sizes[i]
+            split, end = at + prompts[i] - first, at + sizes[i]
             mine = real[i].nonzero().squeeze(1)  # [T_i]
-            where[n, at : at + p] = torch.arange(p) + i * (width + t)
-            where[n, at + p : end] = mine + i * (width + t) + width
+            own = torch.arange(first, prompts[i])
+            where[n, at:split] = own + i * (width + t)
+            where[n, split:end] = mine + i * (width + t) + width
             row[n, at:end] = i
-            position[n, at : at + p] = torch.arange(p)
-            position[n, at + p : end] = branches.depth[i, mine] + p
-            query[n, at + p : end] = branches.query[i, mine]
-            option[n, at + p : end] = branches.option[i, mine]
-            back[i, mine] = torch.arange(len(mine)) + n * length + at + p
+            position[n, at:split] = own
+            position[n, split:end] = branches.depth[i, mine] + prompts[i]
+            query[n, split:end] = branches.query[i, mine]
+            option[n, split:end] = branches.option[i, mine]
+            back[i, mine] = torch.arange(len(mine)) + n * length + split
             at = end
-    return Packing(where, row, position, query, option, back)
+    return Packing(where, row, position, query, option, back, first)
 
 
 def packed_mask(packing: Packing, dtype: torch.dtype) -> Tensor:
-    """The additive mask [n, 1, L, L]: 0 where a token may look, the dtype's minimum elsewhere.
+    """The additive mask [n, 1, L, first + L]: 0 where a token may look, the dtype's minimum elsewhere.
 
-    A token sees its own row's prompt up to itself, and of its row's branches its own suffix and option up to itself.
+    A token sees what all rows share, its own row's prompt up to itself, and of its row's branches its own suffix and
+    option up to itself.
     """
     r, p, q, o = packing.row, packing.position, packing.query, packing.option
     seen = (r[:, :, None] == r[:, None, :]) & (p[:, None, :] <= p[:, :, None])  # [n, L, L]
     own = (q[:, :, None] == q[:, None, :]) & ((o[:, None, :] == -1) | (o[:, :, None] == o[:, None, :]))
     seen &= own | (q[:, None, :] == -1)
-    out = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
-    return out.masked_fill(~seen, torch.finfo(dtype).min).unsqueeze(1)
+    out = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
+    return torch.nn.functional.pad(out, (packing.first, 0)).unsqueeze(1)

@@ -23,6 +23,7 @@ from zoo.core.backbones.base import Backbone, ExportParts, Scores
 from zoo.core.backbones.cutting import cap_lengths, cut_middle
 from zoo.core.backbones.generation import Past, greedy
 from zoo.core.backbones.packing import Packing, pack, packed_mask
+from zoo.core.backbones.prefix import can_share, common_prefix, read_prefix
 from zoo.core.backbones.readers import EncodedReader, Reader, plain_ids
 from zoo.core.backbones.sources import Augment, ReadLimits, SourceMaker
 from zoo.core.backbones.tokens import IDS, Row, Source, Tokens, collate_tokens
@@ -52,6 +53,7 @@ class Batch:
     suffix: Tokens
     branches: br.Branches
     truncated: list[bool]
+    shared: int = 0  # tokens that all prompts begin with
     packing: Packing | None = None
 
     @property
@@ -60,7 +62,7 @@ class Batch:
 
     def to(self, device: torch.device | str, **kw: bool) -> Batch:
         moved = (x.to(device, **kw) for x in (self.prompt, self.suffix, self.branches))
-        return Batch(self.ids, *moved, self.truncated, self.packing and self.packing.to(device, **kw))
+        return Batch(self.ids, *moved, self.truncated, self.shared, self.packing and self.packing.to(device, **kw))
 
 
 @dataclass
@@ -126,7 +128,7 @@ class SoftTokenBackbone(Backbone):
         self.limits = limits or ReadLimits()
         self.sources = SourceMaker(self.encoders, self.limits, cache)
         self.description, self.base = description, base
-        self.packed = bool(description.get("packed"))
+        self.packed, self.shares = bool(description.get("packed")), can_share(lm)
         self.reader = reader or EncodedReader(tokenizer, self.sources.text, tokenizer.sep_token_id)
         self.kinds = (IDS, *sorted(encoders))
         if not encoders:  # nothing but the language model's own tokens
@@ -218,10 +220,16 @@ class SoftTokenBackbone(Backbone):
             collate_tokens([r.suffix for r in rows], self.kinds),
             br.collate([r.branches for r in rows]),
             [r.truncated for r in rows],
+            common_prefix([r.prompt for r in rows]),
         )
         if self.packed:
-            batch.packing = pack([len(r.prompt) for r in rows], batch.branches, batch.prompt.kind.shape[1])
+            lengths, width = [len(r.prompt) for r in rows], batch.prompt.kind.shape[1]
+            batch.packing = pack(lengths, batch.branches, width, batch.shared if self.shares else 0)
         return batch
+
+    def _first(self, batch: Batch) -> int:
+        """How many tokens to read once for all rows."""
+        return batch.shared if self.shares or not self.training else 0
 
     # ------------------------------------------------------------------------------------------- encoding
 
@@ -266,8 +274,12 @@ class SoftTokenBackbone(Backbone):
         x = self.embed(batch.prompt) if embeddings is None else embeddings
         lengths = batch.prompt.lengths.to(x.device)
         mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]  # [b, p]
-        cache = DynamicCache()
-        self.lm.get_decoder()(inputs_embeds=x, attention_mask=mask.long(), past_key_values=cache, use_cache=True)
+        cache, first = DynamicCache(), self._first(batch) if embeddings is None else 0
+        if first:
+            cache = read_prefix(self.lm, x[:1, :first], len(x))
+        self.lm.get_decoder()(
+            inputs_embeds=x[:, first:], attention_mask=mask.long(), past_key_values=cache, use_cache=True
+        )
         return State(cache, lengths, x.shape[1], batch)
 
     def score(self, state: State, queries: Sequence[Sequence[Query]] | None = None) -> Scores:
@@ -283,30 +295,41 @@ class SoftTokenBackbone(Backbone):
         return br.gather_scores(branches, hidden, self.lm.get_output_embeddings())
 
     def score_batch(self, batch: Batch) -> Scores:
-        """Prompts and branches in one forward pass: half as many kernels, which is what a small model waits for."""
+        """Prompts and branches in one forward pass: half as many kernels, which is what a small model waits for.
+
+        What all prompts begin with is read before, once.
+        """
         if not batch.suffix.kind.shape[1]:
             return self.score(self.encode(batch))
         prompt, suffix = self.embed(batch.prompt), self.embed(batch.suffix)  # [b, p, d], [b, T, d]
+        p, dtype, packing = prompt.shape[1], br.mask_dtype(prompt), batch.packing
+        first = self._first(batch) if packing is None else packing.first
         x = torch.cat([prompt, suffix], dim=1)
-        p, dtype, packing = prompt.shape[1], br.mask_dtype(x), batch.packing
         if packing is None:
             lengths = batch.prompt.lengths.to(x.device)
-            mask = br.whole_mask(batch.branches, lengths, p, dtype)
-            positions = torch.cat(
-                [torch.arange(p, device=x.device).expand(len(x), p), lengths[:, None] + batch.branches.depth], dim=1
-            )
+            mask = br.whole_mask(batch.branches, lengths, p, dtype, first)
+            places = torch.arange(first, p, device=x.device).expand(len(x), p - first)
+            positions = torch.cat([places, lengths[:, None] + batch.branches.depth], dim=1)
+            x = x[:, first:]
         else:
             mask, positions = packed_mask(packing, dtype), packing.position
             x = x.flatten(0, 1)[packing.where]  # [n, L, d]
+        past = read_prefix(self.lm, prompt[:1, :first], len(x)) if first else None
         out = self.lm.get_decoder()(
-            inputs_embeds=x, attention_mask=mask, position_ids=positions, use_cache=False
+            inputs_embeds=x,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=past,
+            use_cache=past is not None,
         ).last_hidden_state
-        hidden = out[:, p:] if packing is None else out.flatten(0, 1)[packing.back]  # [b, T, d]
+        hidden = out[:, p - first :] if packing is None else out.flatten(0, 1)[packing.back]  # [b, T, d]
         return br.gather_scores(batch.branches, hidden, self.lm.get_output_embeddings())
 
     def _continue(self, state: State, x: Tensor, branches: br.Branches) -> Tensor:
         if not x.shape[1]:
             return x  # nothing is asked of any row
+        if state.cache.get_seq_length() < state.width:
+            raise ValueError("gradient checkpointing keeps no keys and values in training: call eval() or score_batch")
         mask = br.attention_mask(branches, state.lengths, state.width, br.mask_dtype(x))
         positions = state.lengths[:, None] + branches.depth  # [b, T]
         out = self.lm.get_decoder()(
