@@ -465,15 +465,17 @@ def test_gradient_checkpointing_changes_no_gradient(folders, kind, tuning):
         layer.mlp.register_forward_pre_hook(lambda *a, seen=passes: seen.append(1))
         batch = backbone.collate([backbone.prepare(s, POLICY, QUERIES) for s in SAMPLES])
         scores = backbone.score_batch(batch)
+        forward = len(passes)
         scores.log_odds(slice(0, 3)).sum().backward()
         grads = {n: p.grad for n, p in backbone.named_parameters() if p.requires_grad}
-        found.append((scores.logp.detach(), grads, len(passes)))
-    (a, before, once), (b, after, twice) = found
+        found.append((scores.logp.detach(), grads, len(passes) - forward))
+    (a, before, none), (b, after, again) = found
     torch.testing.assert_close(a, b)
-    assert (once, twice) == (1, 2)  # computed again on the way back
+    assert (none, again) == (0, 1)  # computed again on the way back
     assert max(g.abs().max() for g in before.values()) > 1e-3
     for name, grad in before.items():
-        torch.testing.assert_close(after[name], grad, msg=name)
+        size = float(max(1.0, grad.abs().max()))
+        torch.testing.assert_close(after[name] / size, grad / size, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_tokenizer_files_are_the_users(folders):

@@ -59,6 +59,14 @@ def test_order_and_batches(guard):
             assert a.categories == pytest.approx(b.categories, abs=1e-5)
 
 
+def test_batches_are_of_similar_length(guard, monkeypatch):
+    samples = [rows(5)[i] for i in (3, 0, 4, 1, 2)]
+    seen, collate = [], guard.backbone.collate
+    monkeypatch.setattr(guard.backbone, "collate", lambda r: seen.append([x.id for x in r]) or collate(r))
+    assert [v.id for v in guard.moderate(samples, batch_size=2)] == [s.id for s in samples]
+    assert seen == [["r0", "r1"], ["r2", "r3"], ["r4"]]
+
+
 def test_whose_policy_answers(guard):
     plain, own = rows(1)[0], rows(1)[0].replace(policy=TWO)
     assert list(guard.moderate(plain).categories) == ["a", "b", "c"]

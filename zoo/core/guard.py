@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datamodules.buckets import characters
 from datamodules.schema import DataError, Policy, Sample
 from datamodules.taxonomy import DEFAULT_POLICY
 from zoo.core.backbones.base import Backbone, Scores
@@ -109,7 +110,7 @@ class Guard(nn.Module):
         batch_size: int = 16,
         max_new_tokens: int = 64,
     ) -> Verdict | list[Verdict]:
-        """Verdicts for samples, in their order (one for one sample).
+        """Verdicts for samples, in their order (one for one sample). Batches are of similar length.
 
         The policy is the call's, else the sample's, else the guard's. `threshold` replaces the fitted one. `explain`
         adds a critique generated after the verdict; it never changes the verdict. Raises `MediaError` for a bad file
@@ -122,13 +123,17 @@ class Guard(nn.Module):
         self.backbone.check(samples)
         was_training = self.training
         self.eval()
-        out: list[Verdict] = []
+        lengths = [characters(s, self.policy_for(s, policy)) for s in samples]
+        by_length = sorted(range(len(samples)), key=lengths.__getitem__)
+        out: dict[int, Verdict] = {}
         try:
             for start in range(0, len(samples), batch_size):
-                out += self._moderate(samples[start : start + batch_size], policy, explain, threshold, max_new_tokens)
+                at = by_length[start : start + batch_size]
+                rows = [samples[i] for i in at]
+                out |= zip(at, self._moderate(rows, policy, explain, threshold, max_new_tokens))
         finally:
             self.train(was_training)
-        return out
+        return [out[i] for i in range(len(samples))]
 
     def _moderate(
         self,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from zoo.core.backbones.base import Scores
 
@@ -125,15 +126,20 @@ def attention_mask(branches: Branches, prompt_lengths: Tensor, prompt_width: int
     return torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(~mask, torch.finfo(dtype).min).unsqueeze(1)
 
 
-def whole_mask(branches: Branches, prompt_lengths: Tensor, prompt_width: int, dtype: torch.dtype) -> Tensor:
-    """The additive mask [b, 1, P + T, P + T] of prompts (causal) and branches in one pass."""
+def whole_mask(
+    branches: Branches, prompt_lengths: Tensor, prompt_width: int, dtype: torch.dtype, first: int = 0
+) -> Tensor:
+    """The additive mask [b, 1, P − first + T, P + T] of prompts (causal) and branches in one pass.
+
+    The prompts' tokens before `first` have been read already.
+    """
     device = prompt_lengths.device
     t = branches.query.shape[1]
     floor = torch.finfo(dtype).min
     places = torch.arange(prompt_width, device=device)
-    seen = (places[None, None] <= places[:, None]) & (places[None, None] < prompt_lengths[:, None, None])  # [b, P, P]
+    seen = (places <= places[first:, None]) & (places < prompt_lengths[:, None, None])  # [b, P − first, P]
     top = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill(~seen, floor)
-    top = torch.nn.functional.pad(top, (0, t), value=floor).unsqueeze(1)  # [b, 1, P, P + T]
+    top = torch.nn.functional.pad(top, (0, t), value=floor).unsqueeze(1)  # [b, 1, P − first, P + T]
     return torch.cat([top, attention_mask(branches, prompt_lengths, prompt_width, dtype)], dim=2)
 
 
@@ -207,9 +213,21 @@ def gather_scores(branches: Branches, hidden: Tensor, head: torch.nn.Linear) -> 
     return Scores(logp.masked_fill(none & some, -torch.inf), branches.counts)
 
 
-def fork(cache: DynamicCache) -> DynamicCache:
-    """A cache over the same tensors: what is appended to it leaves the original as it was."""
-    return DynamicCache([(layer.keys, layer.values) for layer in cache.layers])
+def fork(cache: DynamicCache, rows: int | None = None) -> DynamicCache:
+    """A cache over the same tensors, of one row spread over `rows` if given: appending leaves the original as it was.
+
+    A DynamicCache that is made from keys and values copies them; its layers do not.
+    """
+    out = DynamicCache()
+    for layer in cache.layers:
+        keys, values = layer.keys, layer.values
+        if rows is not None:
+            keys, values = keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)
+        mine = DynamicLayer()
+        mine.update(keys[:, :, :0], values[:, :, :0])  # now it knows dtype and device
+        mine.keys, mine.values = keys, values
+        out.layers.append(mine)
+    return out
 
 
 def mask_dtype(x: Tensor) -> torch.dtype:

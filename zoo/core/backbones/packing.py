@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from zoo.core.backbones.branches import Branches, mask_dtype, round_up
+from zoo.core.backbones.prefix import read_prefix
 
 STEP = 64  # sequences are rounded up to this: their number varies too, and kernels are kept for each shape
 
@@ -29,9 +30,11 @@ class Packing:
     query: Tensor  # [n, L], −1 in a prompt
     option: Tensor  # [n, L], −1 in a prompt and in a suffix
     back: Tensor  # [b, T], each branch token's place among the sequences [n · L]; 0 on padding
+    first: int = 0  # tokens that all rows share and that are read apart: they are in no sequence
 
     def to(self, device: torch.device | str, **kw: bool) -> Packing:
-        return Packing(**{f.name: getattr(self, f.name).to(device, **kw) for f in fields(self)})
+        moved = {f.name: getattr(self, f.name).to(device, **kw) for f in fields(self) if f.name != "first"}
+        return Packing(**moved, first=self.first)
 
 
 def fill_bins(sizes: Sequence[int], capacity: int) -> list[list[int]]:
@@ -48,11 +51,14 @@ def fill_bins(sizes: Sequence[int], capacity: int) -> list[list[int]]:
     return bins
 
 
-def pack(prompts: Sequence[int], branches: Branches, width: int) -> Packing:
-    """Packs rows whose prompts have these lengths, padded to `width` tokens, followed by their branches."""
+def pack(prompts: Sequence[int], branches: Branches, width: int, first: int = 0) -> Packing:
+    """Packs rows whose prompts have these lengths, padded to `width` tokens, followed by their branches.
+
+    The prompts' tokens before `first` are left out: they are read once for all rows.
+    """
     b, t = branches.query.shape
     real = branches.query >= 0  # [b, T]
-    sizes = [p + int(n) for p, n in zip(prompts, real.sum(1))]
+    sizes = [p - first + int(n) for p, n in zip(prompts, real.sum(1))]
     length = round_up(max(sizes, default=0), STEP)
     bins = fill_bins(sizes, length)
     shape = (len(bins), length)
@@ -62,40 +68,44 @@ def pack(prompts: Sequence[int], branches: Branches, width: int) -> Packing:
     for n, rows in enumerate(bins):
         at = 0
         for i in rows:
-            p, end = prompts[i], at + sizes[i]
+            split, end = at + prompts[i] - first, at + sizes[i]
             mine = real[i].nonzero().squeeze(1)  # [T_i]
-            where[n, at : at + p] = torch.arange(p) + i * (width + t)
-            where[n, at + p : end] = mine + i * (width + t) + width
+            own = torch.arange(first, prompts[i])
+            where[n, at:split] = own + i * (width + t)
+            where[n, split:end] = mine + i * (width + t) + width
             row[n, at:end] = i
-            position[n, at : at + p] = torch.arange(p)
-            position[n, at + p : end] = branches.depth[i, mine] + p
-            query[n, at + p : end] = branches.query[i, mine]
-            option[n, at + p : end] = branches.option[i, mine]
-            back[i, mine] = torch.arange(len(mine)) + n * length + at + p
+            position[n, at:split] = own
+            position[n, split:end] = branches.depth[i, mine] + prompts[i]
+            query[n, split:end] = branches.query[i, mine]
+            option[n, split:end] = branches.option[i, mine]
+            back[i, mine] = torch.arange(len(mine)) + n * length + split
             at = end
-    return Packing(where, row, position, query, option, back)
+    return Packing(where, row, position, query, option, back, first)
 
 
 def packed_mask(packing: Packing, dtype: torch.dtype) -> Tensor:
-    """The additive mask [n, 1, L, L]: 0 where a token may look, the dtype's minimum elsewhere.
+    """The additive mask [n, 1, L, first + L]: 0 where a token may look, the dtype's minimum elsewhere.
 
-    A token sees its own row's prompt up to itself, and of its row's branches its own suffix and option up to itself.
+    A token sees what all rows share, its own row's prompt up to itself, and of its row's branches its own suffix and
+    option up to itself.
     """
     r, p, q, o = packing.row, packing.position, packing.query, packing.option
     seen = (r[:, :, None] == r[:, None, :]) & (p[:, None, :] <= p[:, :, None])  # [n, L, L]
     own = (q[:, :, None] == q[:, None, :]) & ((o[:, None, :] == -1) | (o[:, :, None] == o[:, None, :]))
     seen &= own | (q[:, None, :] == -1)
-    out = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
-    return out.masked_fill(~seen, torch.finfo(dtype).min).unsqueeze(1)
+    out = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
+    return torch.nn.functional.pad(out, (packing.first, 0)).unsqueeze(1)
 
 
 def packed_pass(lm: PreTrainedModel, prompt: Tensor, suffix: Tensor, packing: Packing) -> Tensor:
     """Outputs [b, T, d] of the branches, from padded prompts [b, p, d] and branches [b, T, d] laid end to end."""
     x = torch.cat([prompt, suffix], dim=1).flatten(0, 1)[packing.where]  # [n, L, d]
+    past = read_prefix(lm, prompt[:1, : packing.first], len(x)) if packing.first else None
     out = lm.get_decoder()(
         inputs_embeds=x,
         attention_mask=packed_mask(packing, mask_dtype(x)),
         position_ids=packing.position,
-        use_cache=False,
+        past_key_values=past,
+        use_cache=past is not None,
     )
     return out.last_hidden_state.flatten(0, 1)[packing.back]

@@ -1,7 +1,8 @@
 """Passes of a causal language model over prompts and their branches: one after the other, or both at once.
 
 Prompts are right-padded. Their positions are [b, p], or [axes, b, p] for a model that places pictures on several axes;
-what follows a prompt is text, which stands at the same position on every axis.
+what follows a prompt is text, which stands at the same position on every axis. The first `first` tokens of all prompts
+are the same where they are shared: they are read once, and count from 0.
 """
 
 from __future__ import annotations
@@ -12,19 +13,22 @@ from transformers import DynamicCache, PreTrainedModel
 
 from zoo.core.backbones import branches as br
 from zoo.core.backbones.generation import Past
+from zoo.core.backbones.prefix import read_prefix
 
 
-def encode(lm: PreTrainedModel, x: Tensor, lengths: Tensor, positions: Tensor | None = None) -> DynamicCache:
+def encode(
+    lm: PreTrainedModel, x: Tensor, lengths: Tensor, positions: Tensor | None = None, first: int = 0
+) -> DynamicCache:
     """Keys and values of embedded prompts [b, p, d] of `lengths` [b]; without `positions` they count from 0.
 
     Raises RuntimeError in training with gradient checkpointing, which keeps none.
     """
     mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]  # [b, p]
-    cache = DynamicCache()
+    cache = read_prefix(lm, x[:1, :first], len(x)) if first else DynamicCache()
     lm.get_decoder()(
-        inputs_embeds=x,
+        inputs_embeds=x[:, first:],
         attention_mask=mask.long(),
-        position_ids=positions,
+        position_ids=None if positions is None else positions[..., first:],
         past_key_values=cache,
         use_cache=True,
     )
@@ -55,16 +59,19 @@ def at_once(
     lengths: Tensor,
     after: Tensor,
     positions: Tensor | None = None,
+    first: int = 0,
 ) -> Tensor:
-    """The same [b, T, d] in one pass over prompts [b, p, d] and branches, without a cache."""
+    """The same [b, T, d] in one pass over prompts [b, p, d] and branches, without a cache but for what is shared."""
     b, p, _ = prompt.shape
     if positions is None:
         positions = torch.arange(p, device=prompt.device).expand(b, p)
     follow = after[:, None] + branches.depth  # [b, T]
+    past = read_prefix(lm, prompt[:1, :first], b) if first else None
     out = lm.get_decoder()(
-        inputs_embeds=torch.cat([prompt, x], dim=1),
-        attention_mask=br.whole_mask(branches, lengths, p, br.mask_dtype(prompt)),
-        position_ids=torch.cat([positions, follow.expand(*positions.shape[:-1], -1)], dim=-1),
-        use_cache=False,
+        inputs_embeds=torch.cat([prompt[:, first:], x], dim=1),
+        attention_mask=br.whole_mask(branches, lengths, p, br.mask_dtype(prompt), first),
+        position_ids=torch.cat([positions[..., first:], follow.expand(*positions.shape[:-1], -1)], dim=-1),
+        past_key_values=past,
+        use_cache=past is not None,
     )
-    return out.last_hidden_state[:, p:]
+    return out.last_hidden_state[:, p - first :]

@@ -24,6 +24,7 @@ from zoo.core.backbones.base import Backbone, ExportParts, Scores
 from zoo.core.backbones.cutting import cut_texts
 from zoo.core.backbones.generation import Past, greedy
 from zoo.core.backbones.packing import Packing, pack, packed_pass
+from zoo.core.backbones.prefix import can_share, common_prefix
 from zoo.core.backbones.readers import EncodedReader, Reader, plain_ids
 from zoo.core.backbones.sources import Augment, ReadLimits, SourceMaker
 from zoo.core.backbones.tokens import IDS, Row, Source, Tokens, collate_tokens
@@ -53,6 +54,7 @@ class Batch:
     suffix: Tokens
     branches: br.Branches
     truncated: list[bool]
+    shared: int = 0  # tokens that all prompts begin with
     packing: Packing | None = None
 
     @property
@@ -61,7 +63,7 @@ class Batch:
 
     def to(self, device: torch.device | str, **kw: bool) -> Batch:
         moved = (x.to(device, **kw) for x in (self.prompt, self.suffix, self.branches))
-        return Batch(self.ids, *moved, self.truncated, self.packing and self.packing.to(device, **kw))
+        return Batch(self.ids, *moved, self.truncated, self.shared, self.packing and self.packing.to(device, **kw))
 
 
 @dataclass
@@ -131,7 +133,7 @@ class SoftTokenBackbone(Backbone):
         self.limits = limits or ReadLimits()
         self.sources = SourceMaker(self.encoders, self.limits, cache)
         self.description, self.base = description, base
-        self.packed = bool(description.get("packed"))
+        self.packed, self.shares = bool(description.get("packed")), can_share(lm)
         self.reader = reader or EncodedReader(tokenizer, self.sources.text, answers or tokenizer)
         self.kinds = (IDS, *sorted(encoders))
         if not encoders:  # nothing but the language model's own tokens
@@ -223,10 +225,16 @@ class SoftTokenBackbone(Backbone):
             collate_tokens([r.suffix for r in rows], self.kinds),
             br.collate([r.branches for r in rows]),
             [r.truncated for r in rows],
+            common_prefix([r.prompt for r in rows]),
         )
         if self.packed:
-            batch.packing = pack([len(r.prompt) for r in rows], batch.branches, batch.prompt.kind.shape[1])
+            lengths, width = [len(r.prompt) for r in rows], batch.prompt.kind.shape[1]
+            batch.packing = pack(lengths, batch.branches, width, batch.shared if self.shares else 0)
         return batch
+
+    def _first(self, batch: Batch) -> int:
+        """How many tokens to read once for all rows."""
+        return batch.shared if self.shares or not self.training else 0
 
     # ------------------------------------------------------------------------------------------- encoding
 
@@ -277,7 +285,8 @@ class SoftTokenBackbone(Backbone):
         """`embeddings` [b, p, d] replaces the prompts' own (for gradients with respect to the input)."""
         x = self.embed(batch.prompt) if embeddings is None else embeddings
         lengths = batch.prompt.lengths.to(x.device)
-        return State(passes.encode(self.lm, x, lengths), lengths, x.shape[1], lengths, batch)
+        first = self._first(batch) if embeddings is None else 0
+        return State(passes.encode(self.lm, x, lengths, first=first), lengths, x.shape[1], lengths, batch)
 
     def score(self, state: State, queries: Sequence[Sequence[Query]] | None = None) -> Scores:
         device = state.lengths.device
@@ -291,15 +300,18 @@ class SoftTokenBackbone(Backbone):
         return br.gather_scores(branches, hidden, self.lm.get_output_embeddings())
 
     def score_batch(self, batch: Batch) -> Scores:
-        """Prompts and branches in one forward pass: half as many kernels, which is what a small model waits for."""
+        """Prompts and branches in one forward pass: half as many kernels, which is what a small model waits for.
+
+        What all prompts begin with is read before, once.
+        """
         if not batch.suffix.kind.shape[1]:
             return self.score(self.encode(batch))
         prompt, suffix = self.embed(batch.prompt), self.embed(batch.suffix)  # [b, p, d], [b, T, d]
         if batch.packing is not None:
             hidden = packed_pass(self.lm, prompt, suffix, batch.packing)  # [b, T, d]
         else:
-            lengths = batch.prompt.lengths.to(prompt.device)
-            hidden = passes.at_once(self.lm, prompt, suffix, batch.branches, lengths, lengths)  # [b, T, d]
+            lengths, first = batch.prompt.lengths.to(prompt.device), self._first(batch)
+            hidden = passes.at_once(self.lm, prompt, suffix, batch.branches, lengths, lengths, first=first)  # [b, T, d]
         return br.gather_scores(batch.branches, hidden, self.lm.get_output_embeddings())
 
     @torch.no_grad()
