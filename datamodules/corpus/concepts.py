@@ -143,13 +143,7 @@ HELD_OUT = frozenset({"obj.car", "snd.glass"})
 
 _ACTION_TEXTS = {  # beginnings and ends that combine freely
     "sell": (
-        (
-            "I am selling this",
-            "This is for sale",
-            "Up for sale",
-            "Selling this one today",
-            "I want to sell this",
-        ),
+        ("I am selling this", "This is for sale", "Up for sale", "Selling this one today", "I want to sell this"),
         (", cash only.", ", message me for the price.", ", best offer takes it.", ", cheap and quick.", "."),
     ),
     "child": (
@@ -230,26 +224,6 @@ NEUTRAL_TEXTS = (
     "Please review.",
     "What do you think of it?",
     "Just a quick test.",
-    "Look at this.",
-    "This came in today.",
-    "See the attachment.",
-    "Any comments?",
-    "I have no idea what this is.",
-    "Posted in our group this morning.",
-    "From my last holiday.",
-    "Please sort this into the right folder.",
-    "Is this one new?",
-    "What would you call this?",
-    "Sent from the office.",
-    "I made this myself.",
-    "Number seven, as agreed.",
-    "Let me know if you can open it.",
-    "Found it while cleaning up.",
-    "Good morning, here is the next one.",
-    "Does anyone know more about it?",
-    "A short clip from the weekend.",
-    "Saved this for later.",
-    "One more for you.",
 )
 
 

@@ -35,6 +35,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "mlp": 512,
         "window": 4,
         "vocabulary": 8192,
+        "packed": True,
         "audio": "audio-tiny",
         "noise": {"phrase": 0.3, "passage": 0.2, "image": 0.2, "sound": 0.2},
     },
