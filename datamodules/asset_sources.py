@@ -119,7 +119,7 @@ class Wheel:
                     mode = info.external_attr >> 16
                     if info.is_dir() or (stat.S_IFMT(mode) not in (0, stat.S_IFREG)):
                         raise AssetError(f"{path.name}: {member} is not a regular file")
-                    with wheel.open(info) as f:
+                    with _reasons(name), wheel.open(info) as f:
                         _write(f, into / safe_name(name), budget)
         except (zipfile.BadZipFile, NotImplementedError, EOFError) as e:
             raise AssetError(f"{path.name} cannot be unpacked: {e}") from e

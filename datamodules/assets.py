@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.asset_sources import AssetError, Folder, Https, Hub, Source, Wheel, safe_name, say, sha256_of
+from datamodules.atomic import fsync
 from datamodules.schema import canonical_json, near
 
 __all__ = ["ASSETS", "Asset", "AssetError", "Folder", "Https", "Hub", "Wheel", "asset_hash", "resolve", "zoo_home"]
@@ -159,23 +160,13 @@ def _wrong(asset: Asset, folder: Path) -> str | None:
 def _publish(files: Path, folder: Path) -> None:
     """Renames verified `files` to `folder`. Everything is on disk before the name exists, so a crash leaves none."""
     for path in [*files.rglob("*"), files]:
-        _fsync(path)
+        fsync(path)
     try:
         files.rename(folder)
     except OSError:
         if not folder.is_dir():  # no lock on this platform, and another process was first: its files verify too
             raise
-    _fsync(folder.parent)
-
-
-def _fsync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # Windows cannot open a folder
-        return
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    fsync(folder.parent)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ is a list of (sample, policy) pairs.
 from __future__ import annotations
 
 import functools
+import hashlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 
 from datamodules.bank import PolicyBank, rng_for
@@ -24,7 +26,7 @@ from datamodules.corpus.types import Corpus
 from datamodules.lazy import in_split, keep, modalities_of, without_ids
 from datamodules.loading import load_corpus
 from datamodules.sampling import BalancedSampler, ProcessBatches, StepLoader, process
-from datamodules.schema import SPLITS, DataError, MediaError, Policy, Sample
+from datamodules.schema import SPLITS, DataError, MediaError, Policy, Sample, canonical_json
 from datamodules.taxonomy import DEFAULT_POLICY
 
 
@@ -122,6 +124,9 @@ class GuardDataModule(L.LightningDataModule):
         self.group: Callable[[list[Any]], None] = alone
         self.errors: list[dict[str, str]] = []
         self._corpus: Corpus | None = None
+        self._order: BalancedSampler | BucketOrder | None = None
+        self._start: tuple[int, int] | None = None  # epoch and batch of a resumed training
+        self._hashed: str | None = None
 
     # ------------------------------------------------------------------------------------------------ samples
 
@@ -216,6 +221,8 @@ class GuardDataModule(L.LightningDataModule):
             "batch_sampler": ProcessBatches(order, self.batch_size, *process(), self.accumulate),
             "num_workers": self.workers,
             "collate_fn": self.collate,
+            # Every iterator draws a number, and how many there are differs in a resumed run: not from the global state.
+            "generator": torch.Generator().manual_seed(self.seed),
             "persistent_workers": self.workers > 0,
         }
         if train and self.accumulate > 1:
@@ -232,10 +239,59 @@ class GuardDataModule(L.LightningDataModule):
         rows = self.samples("train")
         if not rows:
             raise DataError(f"source {self.source!r} has no training sample{self._why_empty()}")
-        return self.loader(rows, train=True)
+        loader = self.loader(rows, train=True)
+        self._order = loader.batch_sampler.sampler
+        if self._start is not None:
+            self._skip_to(*self._start)
+            self._start = None
+        return loader
 
     def val_dataloader(self) -> DataLoader:
         return self.loader(self.samples("val"))
 
     def test_dataloader(self) -> DataLoader:
         return self.loader(self.samples("test"))
+
+    # ------------------------------------------------------------------------------------------------ resuming
+
+    def _skip_to(self, epoch: int, batch: int) -> None:
+        self._order.start_at(epoch, batch // self.accumulate * self.batch_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands, by the batches that reached a step: workers have drawn more. And of which rows."""
+        if self.trainer is None:
+            return {}
+        loop = self.trainer.fit_loop
+        epoch, batch = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current.processed
+        if epoch.ready == epoch.processed:
+            start = (epoch.processed, 0)
+        elif batch >= self.trainer.num_training_batches:
+            start = (epoch.processed + 1, 0)
+        else:
+            start = (epoch.processed, batch)
+        return {"epoch": start[0], "batch": start[1], "rows": self._rows_hash()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Training goes on where `state_dict` was taken. Raises `DataError` if the training rows are others now."""
+        if state["rows"] != self._rows_hash():
+            raise DataError("the training rows are not those that the run was begun with: restore them, or start anew")
+        self._start = (state["epoch"], state["batch"])
+        fetcher = self.trainer.fit_loop._data_fetcher if self.trainer else None
+        if fetcher is not None:  # strategies that restore late have made the loader, and its workers have drawn
+            self._skip_to(*self._start)
+            self._start = None
+            iter(fetcher)
+
+    def _rows_hash(self) -> str:
+        """sha256 over texts, labels and names of the training rows, in their order. Media are not read."""
+        if self._hashed is None:
+            digest = hashlib.sha256()
+            for sample in self.samples("train"):
+                row = sample.to_dict()
+                for message in row["messages"]:
+                    for part in message["content"]:
+                        if "path" in part:  # the folder may be another one after a move
+                            part["path"] = Path(part["path"]).name
+                digest.update(canonical_json(row).encode() + b"\n")
+            self._hashed = digest.hexdigest()
+        return self._hashed

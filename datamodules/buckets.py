@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -25,6 +26,7 @@ class BucketOrder(Sampler[Item]):
     ):
         self.sampler, self.batch_size = sampler, batch_size
         self.length, self.seed, self.window = length, seed, window
+        self._skip = 0
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -32,7 +34,16 @@ class BucketOrder(Sampler[Item]):
     def set_epoch(self, epoch: int) -> None:
         self.sampler.set_epoch(epoch)
 
+    def start_at(self, epoch: int, samples: int) -> None:
+        """The next iteration is that of `epoch`, without its first `samples`."""
+        self.sampler.set_epoch(epoch)
+        self._skip = samples
+
     def __iter__(self) -> Iterator[Item]:
+        skip, self._skip = self._skip, 0
+        return itertools.islice(self._ordered(), skip, None)
+
+    def _ordered(self) -> Iterator[Item]:
         items: list[Item] = list(self.sampler)
         rng = np.random.default_rng([self.seed, items[0][1] if items else 0, 1])
         blurred = np.array([self.length(i) for i in items]) * rng.uniform(0.9, 1.1, len(items))

@@ -65,10 +65,14 @@ class BalancedSampler(Sampler[tuple[int, int]]):
         for m in list(shares)[: self.size - sum(shares.values())]:
             shares[m] += 1
         self.shares = shares
-        self._taken = 0
+        self._skip = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+
+    def start_at(self, epoch: int, samples: int) -> None:
+        """The next iteration is that of `epoch`, without its first `samples`: nothing is read to get there."""
+        self.epoch, self._skip = epoch, samples
 
     def __len__(self) -> int:
         return self.size
@@ -82,6 +86,7 @@ class BalancedSampler(Sampler[tuple[int, int]]):
                 lap, place = divmod(n, len(bucket))
                 out.append(bucket[self._lap(modality, lap, len(bucket))[place]])
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(out))
+        order, self._skip = order[self._skip :], 0
         return iter([(out[i], self.epoch) for i in order])
 
     def _lap(self, modality: str, lap: int, n: int) -> np.ndarray:

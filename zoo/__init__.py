@@ -1,6 +1,7 @@
 """A model zoo of guardrails: `zoo.load(name).moderate(zoo.Sample.of(text="…", image="a.png"))`."""
 
 from datamodules.schema import DataError, MediaError, Policy, PolicyEntry, Sample
+from zoo.core.checkpointing import Checkpointer
 from zoo.core.guard import Guard
 from zoo.core.module import GuardModule
 from zoo.core.verdict import Verdict
@@ -8,6 +9,7 @@ from zoo.registry import create, list_models, load
 
 __version__ = "0.1.0"
 __all__ = [
+    "Checkpointer",
     "DataError",
     "Guard",
     "GuardModule",

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable
 
+from datamodules.atomic import full_disk
 from datamodules.schema import DataError
 from zoo.core.launch import is_main
 
@@ -21,6 +22,10 @@ def run(main: Callable[[list[str]], int]) -> None:
         code, message = main(sys.argv[1:]), None
     except DataError as e:
         code, message = 2, f"error: {e}"
+    except OSError as e:
+        if full_disk(e) is None:
+            raise
+        code, message = 2, f"error: {e.filename or 'a file'}: {full_disk(e)}: make room and run again"
     except KeyboardInterrupt:
         code, message = 130, "interrupted"
     if not is_main():

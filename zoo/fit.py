@@ -1,4 +1,7 @@
-"""Trains a recipe: `python -m zoo.fit recipe=omniguard [key=value …]`."""
+"""Trains a recipe: `python -m zoo.fit recipe=omniguard [key=value …]`.
+
+An interrupted run goes on with `resume=true` (the recipe's newest unfinished run) or `resume=RUN_FOLDER`.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules import GuardDataModule
 from datamodules.schema import DataError
 from zoo import cli
-from zoo.config import compose, plain
 from zoo.core import launch
+from zoo.core.checkpointing import AtomicCheckpointIO, Checkpointer
+from zoo.core.interrupts import Signals
 from zoo.core.processes import Plan, plan
 from zoo.core.progress import StderrProgress
-from zoo.core.run import new_run, write_errors, write_json, write_yaml
+from zoo.core.resume import Session, find_session, identity
+from zoo.core.run import new_run, write_errors, write_json
 from zoo.methods import METHODS, Method
 
 
@@ -25,8 +29,9 @@ def build_data(config: dict[str, Any]) -> GuardDataModule:
     return GuardDataModule(seed=config["seed"], accumulate=config["trainer"]["accumulate"], **config["data"])
 
 
-def build_trainer(config: dict[str, Any], plan: Plan, run: Path) -> L.Trainer:
+def build_trainer(config: dict[str, Any], plan: Plan, run: Path, signals: Signals | None = None) -> L.Trainer:
     t = config["trainer"]
+    checkpointer = Checkpointer(run / "checkpoints", t["checkpoint_every"], signals, identity(config))
     return L.Trainer(
         **plan.trainer(),
         max_epochs=t["max_epochs"],
@@ -34,7 +39,8 @@ def build_trainer(config: dict[str, Any], plan: Plan, run: Path) -> L.Trainer:
         gradient_clip_val=t["gradient_clip"],
         check_val_every_n_epoch=t["val_every"],
         logger=False,
-        callbacks=[ModelCheckpoint(run / "checkpoints", filename="last", save_top_k=1), StderrProgress()],
+        callbacks=[checkpointer, StderrProgress()],
+        plugins=[AtomicCheckpointIO()] if plan.strategy != "deepspeed" else None,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -47,8 +53,14 @@ def fit(arguments: list[str]) -> tuple[Path, dict[str, Any], list[dict[str, str]
 
     Of several processes the main one writes the folder and returns the metrics; the others return none.
     """
+    session = find_session(arguments)
+    with session:
+        return _fit(session)
+
+
+def _fit(session: Session) -> tuple[Path, dict[str, Any], list[dict[str, str]]]:
     started = time.perf_counter()
-    config = plain(compose(arguments))
+    config = session.config
     method = METHODS[config["method"]]
     plan = plan_of(config, method)
     method.check(config)
@@ -56,12 +68,12 @@ def fit(arguments: list[str]) -> tuple[Path, dict[str, Any], list[dict[str, str]
     L.seed_everything(config["seed"], workers=True, verbose=False)
     data, module = launch.in_turn(lambda: _prepare(config, method))
     module.attach(data)
-    run = launch.first(lambda: _open_run(config))
+    run = session.run = session.run or launch.first(lambda: session.begin(new_run(config["runs"], config["recipe"])))
     prepared = time.perf_counter() - started
     if launch.is_main():
         print(f"{_counts(data)}\nprepared in {prepared:.0f} s; run folder {run}", file=sys.stderr)
-    build_trainer(config, plan, run).fit(module, datamodule=data, weights_only=True)
-    trained = time.perf_counter() - started
+    trainer = build_trainer(config, plan, run, session.signals)
+    session.fit(trainer, module, data)
     if plan.strategy == "fsdp":
         module = module.whole(method.build(config, data), data)
     module.failed_ids = set().union(*launch.gather(module.failed_ids))
@@ -69,11 +81,13 @@ def fit(arguments: list[str]) -> tuple[Path, dict[str, Any], list[dict[str, str]
     errors = data.errors + [{"id": id, "error": "could not be read while training"} for id in sorted(module.failed_ids)]
     if not launch.is_main():
         return run, metrics, errors
+    saver = trainer.checkpoint_callback
     metrics["seconds"] = {
         "prepare": round(prepared, 1),
-        "train": round(trained - prepared, 1),
-        "total": round(time.perf_counter() - started, 1),
+        "train": round(saver.seconds, 1),
+        "total": round(time.perf_counter() - started + saver.earlier, 1),
     }
+    metrics["sessions"] = saver.sessions
     if errors:
         write_errors(run / "errors.jsonl", errors)
     write_json(run / "metrics.json", metrics)
@@ -95,12 +109,6 @@ def _prepare(config: dict[str, Any], method: Method) -> tuple[GuardDataModule, L
     data = build_data(config)
     data.prepare_data()
     return data, method.build(config, data)
-
-
-def _open_run(config: dict[str, Any]) -> Path:
-    run = new_run(config["runs"], config["recipe"])
-    write_yaml(run / "config.yaml", config)
-    return run
 
 
 def _counts(data: GuardDataModule) -> str:

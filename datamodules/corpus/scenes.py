@@ -6,9 +6,8 @@ import hashlib
 import json
 import multiprocessing
 import os
-import shutil
 import sys
-import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from datamodules.atomic import folder_beside, put, sweep
 from datamodules.corpus import clips, draw, sounds
 from datamodules.corpus.jobs import IMAGE_SIZES, Job, Plan
 from datamodules.corpus.plan import plan
@@ -67,6 +67,16 @@ def _render(args: tuple[Job, str]) -> str:
     return render(args[0], Path(args[1]))
 
 
+def _end_with_parent() -> None:
+    """A killed process cannot stop its pool, whose processes would wait for work for ever."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _render_all(jobs: list[Job], root: Path) -> Iterator[str]:
     """Content hashes in the order of `jobs`."""
     tasks = [(j, str(root)) for j in jobs]
@@ -75,7 +85,8 @@ def _render_all(jobs: list[Job], root: Path) -> Iterator[str]:
     if len(jobs) < SERIAL or workers < 2 or "fork" not in multiprocessing.get_all_start_methods():
         yield from map(_render, tasks)
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         try:
             yield from pool.map(_render, tasks, chunksize=8)
         except BaseException:
@@ -92,22 +103,18 @@ def build(root: str | Path, seed: int = 0, scale: float = 1.0, progress: bool = 
     root = Path(root)
     want = {"seed": seed, "scale": scale, "version": VERSION}
     have = _recorded(root)
-    if have is not None and {k: have.get(k) for k in want} == want:
+    if _is(have, want):
         return _load(root, have["sha256"])
     if have is None and root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise DataError(f"{root}: is not a rendered corpus and not empty: give another folder or remove it")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".part", dir=root.parent))
-    try:
-        content = temporary / "corpus"  # a plain folder: mkdtemp's is readable by its owner alone
-        content.mkdir()
+    sweep(root.parent, root.name)
+    with folder_beside(root) as content:
         _write(plan(seed, scale), content, progress)
         (content / "corpus.json").write_text(json.dumps({**want, "sha256": corpus_hash(content)}), encoding="utf-8")
-        if root.exists():
-            root.rename(temporary / "old")
-        content.rename(root)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not _is(_recorded(root), want):  # another process may have been first, and may be reading its own
+            if root.exists():
+                root.rename(content.with_name("old"))
+            put(content, root)
     return _load(root)
 
 
@@ -127,6 +134,10 @@ def _recorded(root: Path) -> dict | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and "sha256" in found else None
+
+
+def _is(have: dict | None, want: dict) -> bool:
+    return have is not None and {k: have.get(k) for k in want} == want
 
 
 def _load(root: Path, sha256: str | None = None) -> list[Sample]:

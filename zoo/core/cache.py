@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import uuid
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.numpy import save as save_bytes
+
+from datamodules.atomic import replacing, sweep
 
 
 def feature_key(*parts: str) -> str:
@@ -37,6 +38,7 @@ class FeatureCache:
         self._pending_bytes = 0
         self._opened: set[Path] = set()
         self.folder.mkdir(parents=True, exist_ok=True)
+        sweep(self.folder)
         self.refresh()
 
     def refresh(self) -> None:
@@ -81,12 +83,8 @@ class FeatureCache:
             data = np.concatenate([self._pending[k] for k in keys])  # [rows, d]
             meta = {"keys": json.dumps(keys), "rows": json.dumps([len(self._pending[k]) for k in keys])}
             path = self.folder / f"{uuid.uuid4().hex}.safetensors"
-            temporary = path.with_suffix(".tmp")
-            with open(temporary, "wb") as f:
+            with replacing(path) as f:
                 f.write(save_bytes({"data": data}, metadata=meta))
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(temporary, path)
             self._open(path)
         self._pending.clear()
         self._pending_bytes = 0

@@ -281,6 +281,7 @@ class GuardModule(L.LightningModule):
         saved = {f"guard.backbone.{n}" for n in self.guard.backbone.saved_state()}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("guard.") or k in saved}
+        checkpoint["failed_ids"] = sorted(self.failed_ids)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "state_dict" not in checkpoint:
@@ -290,6 +291,7 @@ class GuardModule(L.LightningModule):
         if missing:
             raise ValueError(f"the checkpoint lacks {sorted(missing)[:3]}: it is of another model")
         checkpoint["state_dict"] = {**own, **checkpoint["state_dict"]}
+        self.failed_ids |= set(checkpoint.get("failed_ids", ()))
 
 
 def _texts(suffix: tuple[str, ...]) -> list[Text]:

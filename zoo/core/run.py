@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from datamodules.atomic import write_text
 
 
 def new_run(root: str | Path, recipe: str) -> Path:
@@ -26,16 +27,14 @@ def new_run(root: str | Path, recipe: str) -> Path:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_yaml(path: Path, value: Any) -> None:
-    path.write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    """Writes YAML whole or not at all."""
+    write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 
 
 def write_errors(path: Path, errors: list[dict[str, str]]) -> None:
-    """One JSON object a line."""
-    path.write_text("".join(json.dumps(e, ensure_ascii=False) + "\n" for e in errors), encoding="utf-8")
+    """One JSON object a line; whole or not at all."""
+    write_text(path, "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in errors))

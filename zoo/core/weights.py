@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import checkpoints
+from datamodules.atomic import replacing_by_name, sweep, write_text
 from datamodules.schema import DataError, near
 
 FORMAT = 1
@@ -96,10 +97,15 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def write(folder: Path, config: dict[str, Any], state: dict[str, Tensor], card: str) -> None:
-    """Writes a model folder: weights first, config (which names their hash) last."""
+    """Writes a model folder, each file whole: weights first, config (which names their hash) last.
+
+    A process killed in between leaves a folder that `read` refuses.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
     path = folder / "model.safetensors"
-    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, path)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    with replacing_by_name(path) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary)
+    write_text(folder / "README.md", card)
     config = {"format": FORMAT, **config, "sha256": sha256_of(path)}
-    (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(folder / "config.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n")

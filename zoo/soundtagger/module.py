@@ -124,3 +124,11 @@ class SoundTaggerModule(L.LightningModule):
         return build_optimizer(
             self.tagger, **{k: self.hparams[k] for k in ("lr", "weight_decay", "betas", "warmup")}, steps=steps
         )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["augmentation"] = self.generator.get_state()
+        checkpoint["failed_ids"] = sorted(self.failed_ids)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.generator.set_state(checkpoint["augmentation"])
+        self.failed_ids |= set(checkpoint["failed_ids"])

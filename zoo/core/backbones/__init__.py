@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from datamodules import media
 from datamodules.assets import asset_hash, resolve, zoo_home
+from datamodules.atomic import folder_beside, put, sweep
 from datamodules.schema import near, reject_unknown
 from zoo.core import weights
 from zoo.core.backbones import causal_lm, native, omni_source
@@ -233,11 +234,12 @@ def converted_smollm2() -> Path:
         lm.hf_quantizer = None  # the weights are plain floats from here on
         if hasattr(lm.config, "quantization_config"):
             del lm.config.quantization_config
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = folder.with_name(folder.name + ".tmp")
-        lm.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        temporary.rename(folder)
+        sweep(folder.parent, folder.name)
+        with folder_beside(folder) as content:
+            lm.save_pretrained(content)
+            tokenizer.save_pretrained(content)
+            if not folder.is_dir():  # two processes may convert at once: the first one's is as good
+                put(content, folder)
     return folder
 
 

@@ -138,7 +138,8 @@ class Backbone(nn.Module, ABC):
 
     def saved_state(self) -> dict[str, Tensor]:
         """What a checkpoint holds: the trainable tensors. Frozen parts are pinned by hash instead."""
-        return {n: t for n, t in self.state_dict().items() if n in self._saved_names()}
+        names = self._saved_names()
+        return {n: t for n, t in self.state_dict().items() if n in names}
 
     def load_saved_state(self, state: dict[str, Tensor]) -> None:
         """Strict: the names and shapes must be exactly those of `saved_state`. Raises ValueError otherwise."""
