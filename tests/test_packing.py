@@ -5,6 +5,7 @@ import pytest
 import torch
 from helpers import random_backbone, save_language_model, write_image
 
+from benchmarks import lengths as benchmark
 from datamodules.schema import Policy, PolicyEntry, Sample
 from zoo.core.backbones import branches as br
 from zoo.core.backbones import build, describe
@@ -176,3 +177,13 @@ def test_the_setting_reaches_the_batches(tmp_path):
         assert (batch.packing is not None) == packed
         scores.append(backbone.score_batch(batch).log_odds(0))
     torch.testing.assert_close(*scores, rtol=1e-5, atol=1e-5)
+
+
+def test_the_benchmark_measures_the_same_rows_each_way(tmp_path):
+    folder = benchmark.small_language_model(tmp_path / "lm", layers=1, width=24)
+    path = benchmark.manifest(tmp_path, 24, longest=60)
+    found = benchmark.measure(build(describe("causal_lm", path=str(folder))), path)
+    assert len({m["real_tokens"] for m in found.values()}) == 1
+    shares = {name: m["real_share"] for name, m in found.items()}
+    assert shares["padded"] < min(shares["buckets"], shares["packed"]) and max(shares.values()) <= 1
+    assert found["padded"]["ratio"] == 1.0 and all(m["rows_per_second"] > 0 for m in found.values())
