@@ -63,6 +63,8 @@ def fit(arguments: list[str]) -> tuple[Path, dict[str, Any], list[dict[str, str]
     trained = time.perf_counter() - started
     if plan.strategy == "fsdp":
         module = module.whole(method.build(config, data), data)
+    elif plan.strategy == "deepspeed":
+        module.float()  # it trains bf16 weights; the model is judged and published in float32, like any other
     module.failed_ids = set().union(*launch.gather(module.failed_ids))
     metrics = method.finish(module, data, config, run)
     errors = data.errors + [{"id": id, "error": "could not be read while training"} for id in sorted(module.failed_ids)]
