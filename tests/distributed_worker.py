@@ -16,7 +16,10 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from helpers import random_backbone, write_audio, write_image
+from lightning.pytorch.callbacks import ModelCheckpoint
+from peft import LoraConfig, inject_adapter_in_model
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 
@@ -25,6 +28,7 @@ from datamodules.assets import zoo_home
 from datamodules.sampling import ProcessBatches, process
 from zoo import fit as fitting
 from zoo import registry
+from zoo import test as testing
 from zoo.core import launch
 from zoo.core.backbones.soft_token import SoftTokenBackbone
 from zoo.core.cache import FeatureCache
@@ -70,7 +74,20 @@ def data_of(folder: Path, **kw: Any) -> GuardDataModule:
 
 
 def module_of(kind: str = "encoded") -> GuardModule:
-    return GuardModule(Guard(random_backbone(kind), POLICY), lr=1e-3, warmup=0.1)
+    """`kind`: encoded, tokens, or lora (a frozen language model with adapters and checkpointed activations)."""
+    backbone = random_backbone("tokens" if kind == "lora" else kind)
+    if kind == "lora":
+        backbone.lm.requires_grad_(False)
+        inject_adapter_in_model(LoraConfig(r=2, target_modules="all-linear"), backbone.lm)
+        backbone.lm.gradient_checkpointing_enable({"use_reentrant": False})
+    return GuardModule(Guard(backbone, POLICY), lr=1e-3, warmup=0.1)
+
+
+class Halt(L.Callback):
+    """Ends a run after its first epoch."""
+
+    def on_train_epoch_end(self, trainer, module) -> None:
+        trainer.should_stop = True
 
 
 class Losses(L.Callback):
@@ -99,15 +116,22 @@ def train(
     kind: str = "encoded",
     precision: str = "32-true",
     loader: Callable[[GuardDataModule], DataLoader] | None = None,
+    halt: str | None = None,
+    resume: str | None = None,
     **kw: Any,
 ) -> dict[str, Any]:
-    """Weights, losses and validation metrics of a short training, and the bytes that this process trains."""
+    """Weights, losses and validation metrics of a short training, and the bytes that this process trains.
+
+    `halt` names the checkpoint to leave after one of its two epochs, `resume` the one to go on from.
+    """
     settings = {**TRAINER, "devices": process()[1], "strategy": strategy, "accumulate": accumulate}
     settings["precision"] = precision
     module, data, losses = module_of(kind), data_of(folder, accumulate=accumulate, **kw), Losses()
-    trainer = L.Trainer(**plan(settings, BATCH).trainer(), **PLAIN, max_epochs=2, callbacks=[losses])
+    calls = [losses, *([Halt(), ModelCheckpoint(folder, halt)] if halt else [])]
+    plain = {**PLAIN, "enable_checkpointing": halt is not None, "gradient_clip_val": 1.0}
+    trainer = L.Trainer(**plan(settings, BATCH).trainer(), **plain, max_epochs=2, callbacks=calls)
     if loader is None:
-        trainer.fit(module, data)
+        trainer.fit(module, data, ckpt_path=resume and folder / f"{resume}.ckpt", weights_only=True)
     else:
         module.hook(data)
         trainer.fit(module, loader(data))
@@ -165,6 +189,15 @@ def whole_run(folder: Path, strategy: str) -> dict[str, Any]:
     return {"run": str(run), "metrics": metrics, "errors": errors, "printed": out.getvalue()}
 
 
+def tested(folder: Path) -> dict[str, Any]:
+    """`python -m zoo.test` of the model that `fit-ddp` left."""
+    (run,) = (folder / "runs-ddp" / "omniguard").iterdir()
+    settings = [a for a in arguments(folder, "ddp", process()[1]) if not a.startswith("runs=")]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()):
+        code = testing.main([*settings, f"model={run}", f"runs={folder / 'tests'}"])
+    return {"code": code, "printed": out.getvalue()}
+
+
 def sample_of(text: str) -> Sample:
     return Sample.of(text, id=text)
 
@@ -192,7 +225,7 @@ def agreeing(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"gathered": launch.gather(rank), "first": launch.first(lambda: f"of {rank}")}
     found["place"] = launch.place()
     if processes > 1:
-        found["patience"] = launch._group()._get_backend(torch.device("cpu")).options._timeout
+        found["patience"] = launch._agreement(dist.group.WORLD)._get_backend(torch.device("cpu")).options._timeout
 
     def fail(culprit: int) -> str:
         if rank == culprit:
@@ -219,6 +252,10 @@ CHECKS = {
     "ddp-short": lambda f: train(f, "ddp", epoch_size=17),  # the last batch has one sample: one process has none
     "ddp-tokens": lambda f: train(f, "ddp", kind="tokens"),
     "fsdp": lambda f: train(f, "fsdp"),
+    "fsdp-lora": lambda f: train(f, "fsdp", kind="lora"),
+    "fsdp-halted": lambda f: train(f, "fsdp", halt="sharded"),
+    "ddp-resumed": lambda f: train(f, "ddp", resume="sharded"),
+    "fsdp-resumed": lambda f: train(f, "fsdp", resume="whole"),
     "fsdp-accumulated": lambda f: train(f, "fsdp", accumulate=2),
     "ddp-modalities": lambda f: train(f, "ddp", loader=text_and_pictures),
     "ddp-broken": lambda f: train(f, "ddp", loader=good_and_broken),
@@ -226,6 +263,7 @@ CHECKS = {
     "fsdp-broken": lambda f: train(f, "fsdp", loader=good_and_broken),
     "fsdp-bf16": lambda f: train(f, "fsdp", precision="bf16-mixed"),
     "fit-ddp": lambda f: whole_run(f, "ddp"),
+    "test-ddp": tested,
     "fit-fsdp": lambda f: whole_run(f, "fsdp"),
     "usual-sampler": usual_sampler,
 }

@@ -26,6 +26,7 @@ def folder(tmp_path_factory):
     """What two processes left, started as `python -m zoo.fit` starts them: by Lightning, from one command."""
     folder = tmp_path_factory.mktemp("processes")
     worker.write_data(folder)
+    worker.train(folder, "single", halt="whole")
     env = {**os.environ, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "ZOO_HOME": str(folder / "home")}
     env |= {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -45,6 +46,7 @@ def one(folder):
         "accumulated": lambda f: worker.train(f, "single", accumulate=2),
         "short": lambda f: worker.train(f, "single", epoch_size=17),
         "tokens": lambda f: worker.train(f, "single", kind="tokens"),
+        "lora": lambda f: worker.train(f, "single", kind="lora"),
         "modalities": lambda f: worker.train(f, "single", loader=worker.text_and_pictures),
         "broken": lambda f: worker.train(f, "single", loader=worker.good_and_broken),
         "bf16": lambda f: worker.train(f, "single", precision="bf16-mixed"),
@@ -84,6 +86,7 @@ def test_processes_agree(folder):
         ("ddp-tokens", "tokens"),
         ("fsdp", "plain"),
         ("fsdp-accumulated", "accumulated"),
+        ("fsdp-lora", "lora"),
         ("ddp-modalities", "modalities"),
         ("ddp-broken", "broken"),
         ("fsdp-modalities", "modalities"),
@@ -93,7 +96,7 @@ def test_processes_agree(folder):
 def test_two_processes_train_what_one_does(folder, one, name, alone):
     """The same losses, validation metrics and weights, whatever one of them has to read, or cannot."""
     single = one(alone)
-    fresh = worker.weights_of(worker.module_of("tokens" if alone == "tokens" else "encoded"))
+    fresh = worker.weights_of(worker.module_of(alone if alone in ("tokens", "lora") else "encoded"))
     assert max((single["weights"][k] - fresh[k]).abs().max() for k in fresh) > 1e-3  # it has learned something
     for found in two(folder, name):
         assert found["losses"] == pytest.approx(single["losses"], abs=1e-5)
@@ -104,6 +107,16 @@ def test_two_processes_train_what_one_does(folder, one, name, alone):
         for key, value in single["weights"].items():
             torch.testing.assert_close(found["weights"][key], value, **TOLERANCE, msg=lambda m, k=key: f"{k}: {m}")
     assert set.union(*(found["failed"] for found in two(folder, name))) == single["failed"]
+
+
+@pytest.mark.parametrize("name", ["ddp-resumed", "fsdp-resumed"])
+def test_a_checkpoint_is_whole_whatever_the_strategy(folder, one, name):
+    """A sharded run goes on unsharded, and a run of one process sharded: to the weights of one that was not halted."""
+    single = one("plain")
+    for found in two(folder, name):
+        assert found["losses"] == pytest.approx(single["losses"][3:], abs=1e-5)
+        for key, value in single["weights"].items():
+            torch.testing.assert_close(found["weights"][key], value, **TOLERANCE)
 
 
 def test_accumulated_parts_make_the_same_step(one):
@@ -192,6 +205,18 @@ def test_a_whole_run(folder, one, strategy):
     own = {k.removeprefix("guard.backbone."): v for k, v in saved["state_dict"].items() if k.startswith("guard.")}
     for key, value in expected.items():
         torch.testing.assert_close(own[key], value, **TOLERANCE)
+
+
+def test_a_published_model_is_tested_by_both(folder):
+    """Judged with the calibration that it was published with, the metrics are those that its run had."""
+    main, other = two(folder, "test-ddp")
+    assert main["code"] == 1 and other == {"code": 0, "printed": ""}  # some rows cannot be read
+    (run,) = (folder / "tests" / "test" / "omniguard").iterdir()
+    its = json.loads((Path(two(folder, "fit-ddp")[0]["run"]) / "metrics.json").read_text())
+    found = json.loads((run / "metrics.json").read_text())
+    for key in ("overall", "by_modality", "threshold", "ece", "n"):
+        close(found[key], its[key], key)
+    assert len((run / "errors.jsonl").read_text().splitlines()) == 3 and main["printed"].count("overall") == 1
 
 
 def test_the_model_of_a_sharded_run_moderates(folder, monkeypatch):

@@ -76,6 +76,8 @@ def _fit(session: Session) -> tuple[Path, dict[str, Any], list[dict[str, str]]]:
     session.fit(trainer, module, data)
     if plan.strategy == "fsdp":
         module = module.whole(method.build(config, data), data)
+    elif plan.strategy == "deepspeed":
+        module.float()  # it trains bf16 weights; the model is judged and published in float32, like any other
     module.failed_ids = set().union(*launch.gather(module.failed_ids))
     metrics = method.finish(module, data, config, run)
     errors = data.errors + [{"id": id, "error": "could not be read while training"} for id in sorted(module.failed_ids)]

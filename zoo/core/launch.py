@@ -7,6 +7,7 @@ up. Where there is one process, everything here is a plain call.
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 from collections.abc import Callable
@@ -25,7 +26,6 @@ from zoo.core.processes import Plan
 
 T = TypeVar("T")
 FOREVER = timedelta(days=365)
-_agreement: dict[str, Any] = {}  # the group for agreeing, and this process's place on its machine
 
 
 def start(plan: Plan) -> None:
@@ -52,31 +52,26 @@ def gather(value: T) -> list[T]:
     if process()[1] == 1:
         return [value]
     out: list[Any] = [None] * process()[1]
-    dist.all_gather_object(out, value, group=_group())
+    dist.all_gather_object(out, value, group=_agreement(dist.group.WORLD))
     return out
 
 
 def place() -> tuple[int, int]:
     """This process's number on its machine, and how many there are on it."""
-    if "place" not in _agreement or not _current():
-        host = socket.gethostname()
-        mine = [rank for rank, other in enumerate(gather(host)) if other == host]
-        _agreement["place"] = mine.index(process()[0]), len(mine)
-    return _agreement["place"]
+    return _place(dist.group.WORLD) if process()[1] > 1 else (0, 1)
 
 
 def own_device(accelerator: str) -> int | list[int]:
     """The `devices` of a Trainer that this process runs by itself."""
-    return [place()[0]] if accelerator != "cpu" and process()[1] > 1 else 1
+    several_gpus = accelerator != "cpu" and torch.cuda.is_available() and process()[1] > 1
+    return [place()[0]] if several_gpus else 1
 
 
 def first(work: Callable[[], T]) -> T:
     """What `work` returns on the main process, told to all. A `DataError` there is raised on all."""
     result, error = _try(work) if is_main() else (None, None)
-    result, error = gather((result, error))[0]
-    if error is not None:
-        raise DataError(error)
-    return result
+    _settle(error)
+    return gather(result)[0]  # type: ignore[return-value]
 
 
 def in_turn(work: Callable[[], T]) -> T:
@@ -84,23 +79,19 @@ def in_turn(work: Callable[[], T]) -> T:
 
     A `DataError` of any is raised on all, so that no process waits for one that has given up.
     """
-    result: Any = None
+    result, early = None, place()[0] == 0
     for turn in (True, False):
         error = None
-        if (place()[0] == 0) == turn:
+        if early == turn:
             result, error = _try(work)
-        for found in gather(error):
-            if found is not None:
-                raise DataError(found)
-    return result
+        _settle(error)
+    return result  # type: ignore[return-value]
 
 
 def together(work: Callable[[], T]) -> T:
     """`work` on all processes at once. A `DataError` of any is raised on all."""
     result, error = _try(work)
-    for found in gather(error):
-        if found is not None:
-            raise DataError(found)
+    _settle(error)
     return result  # type: ignore[return-value]
 
 
@@ -117,20 +108,28 @@ def own_randomness() -> None:
         torch.manual_seed(torch.initial_seed() + process()[0])
 
 
-def _try(work: Callable[[], T]) -> tuple[T | None, str | None]:
+def _try(work: Callable[[], T]) -> tuple[T | None, DataError | None]:
     try:
         return work(), None
     except DataError as e:
-        return None, str(e)
+        return None, e
 
 
-def _current() -> bool:
-    """Whether the group for agreeing is that of the process group there is now."""
-    return _agreement.get("world") is (dist.group.WORLD if dist.is_initialized() else None)
+def _settle(error: DataError | None) -> None:
+    """Raises on every process what one of them has raised."""
+    for message in gather(None if error is None else str(error)):
+        if message is not None:
+            raise error or DataError(message)
 
 
-def _group() -> Any:
-    if "group" not in _agreement or not _current():
-        _agreement.clear()
-        _agreement.update(world=dist.group.WORLD, group=dist.new_group(backend="gloo", timeout=FOREVER))
-    return _agreement["group"]
+@functools.cache
+def _agreement(world: Any) -> Any:
+    """The group that `world`'s processes agree over."""
+    return dist.new_group(backend="gloo", timeout=FOREVER)
+
+
+@functools.cache
+def _place(world: Any) -> tuple[int, int]:
+    host = socket.gethostname()
+    mine = [rank for rank, other in enumerate(gather(host)) if other == host]
+    return mine.index(process()[0]), len(mine)

@@ -121,6 +121,9 @@ def made(make: Callable[[], nn.Module], tuning: str, rank: int = LORA_RANK) -> n
     if tuning == "lora":
         model.requires_grad_(False)
         inject_adapter_in_model(LoraConfig(r=rank, target_modules="all-linear"), model)
+        for p in model.parameters():
+            if p.requires_grad:
+                p.data = p.data.float()
     return model
 
 

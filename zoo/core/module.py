@@ -30,7 +30,7 @@ from zoo.core.metrics import GuardMetrics
 from zoo.core.optim import build_optimizer
 from zoo.core.prompts import Text, render
 from zoo.core.query import critique_query, policy_queries, verdict_query
-from zoo.core.sharding import gather_into, shard
+from zoo.core.sharding import gather_into, number_by_model, shard
 from zoo.core.warm import warm
 
 
@@ -282,6 +282,8 @@ class GuardModule(L.LightningModule):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("guard.") or k in saved}
         checkpoint["failed_ids"] = sorted(self.failed_ids)
+        if self.device_mesh is None:
+            number_by_model(checkpoint.get("optimizer_states", ()), self.trainer.optimizers, self.parameters())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "state_dict" not in checkpoint:

@@ -50,7 +50,8 @@ class Plan:
             # One group of data-parallel processes; a checkpoint is one whole file, as it is without sharding.
             return ModelParallelStrategy(self.processes, 1, save_distributed_checkpoint=False)
         if self.strategy == "deepspeed":
-            return DeepSpeedStrategy(stage=2)  # weights stay whole on every process
+            # Weights stay whole on every process. The batch size is for its log alone.
+            return DeepSpeedStrategy(stage=2, logging_batch_size_per_gpu=1)
         if self.processes == 1:
             return "auto"
         # Buffers are constants. To broadcast them at every pass would be a collective in the validation loop.

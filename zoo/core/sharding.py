@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +43,22 @@ def gather_into(target: Backbone, source: Backbone) -> None:
     own = target.state_dict()
     for name, value in source.saved_state().items():
         own[name].copy_(full(value))
+
+
+def number_by_model(
+    states: Sequence[dict[str, Any]], optimizers: Sequence[torch.optim.Optimizer], parameters: Iterable[Tensor]
+) -> None:
+    """Numbers the parameters of saved optimizer states by their place in the model, in place.
+
+    An optimizer numbers them by its groups, a sharded model by itself: alike, either's checkpoint serves the other.
+    """
+    place = {id(p): i for i, p in enumerate(parameters)}
+    for state, optimizer in zip(states, optimizers):
+        number: dict[int, int] = {}
+        for saved, group in zip(state["param_groups"], optimizer.param_groups):
+            number |= {old: place[id(p)] for old, p in zip(saved["params"], group["params"])}
+            saved["params"] = [number[old] for old in saved["params"]]
+        state["state"] = {number[old]: values for old, values in state["state"].items()}
 
 
 def full(value: Tensor) -> Tensor:
