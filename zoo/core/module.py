@@ -126,6 +126,7 @@ class GuardModule(L.LightningModule):
         datamodule.transform, datamodule.collate, datamodule.group = self.prepare, self.collate, self.group
 
     def setup(self, stage: str) -> None:
+        self.guard.backbone.in_step = process()[1] > 1
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None and datamodule.transform != self.prepare:
             self.attach(datamodule)

@@ -59,11 +59,13 @@ class ExportParts:
 class Backbone(nn.Module, ABC):
     """`modalities` names what it can take. Subclasses say in `describe()` all that is needed to build them again.
 
-    `cache` keeps features of frozen encoders on disk; None where there is none.
+    `cache` keeps features of frozen encoders on disk; None where there is none. `in_step` says that several processes
+    run the backbone together: every batch then takes the same passes on each, or sharded ones wait for ever.
     """
 
     modalities: frozenset[str] = frozenset(("text", "image", "audio", "video"))
     cache: FeatureCache | None = None
+    in_step: bool = False
 
     @abstractmethod
     def prepare(self, sample: Sample, policy: Policy, queries: Sequence[Query] = ()) -> Any:

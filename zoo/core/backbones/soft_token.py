@@ -225,7 +225,7 @@ class SoftTokenBackbone(Backbone):
             collate_tokens([r.suffix for r in rows], self.kinds),
             br.collate([r.branches for r in rows]),
             [r.truncated for r in rows],
-            common_prefix([r.prompt for r in rows]),
+            0 if self.in_step else common_prefix([r.prompt for r in rows]),
         )
         if self.packed:
             lengths, width = [len(r.prompt) for r in rows], batch.prompt.kind.shape[1]
