@@ -99,6 +99,7 @@ def steps_of(manifest, folder, stop_at=None, path=None, workers=0, strategy="aut
     return module.steps
 
 
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader`", "ignore:Checkpoint directory")
 @pytest.mark.parametrize("workers, strategy", [(0, "auto"), (1, "auto"), (0, "late"), (1, "late")])
 @pytest.mark.parametrize("saving, at", [({"every_n_train_steps": 3}, 6), ({"every_n_epochs": 1}, 4)])
 def test_in_plain_lightning_the_data_goes_on_where_it_stood(manifest, tmp_path, workers, strategy, saving, at):
