@@ -14,14 +14,15 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch.utils.data import DataLoader
 
 from datamodules.base import GuardDataModule
 from datamodules.schema import Policy, PolicyEntry, Sample
 from zoo.core.backbones import converted_smollm2
 from zoo.core.backbones.soft_token import SoftTokenBackbone
 from zoo.core.guard import Guard
-from zoo.core.losses import CRITIQUE, collate_targets
-from zoo.core.module import GuardBatch, GuardModule
+from zoo.core.losses import CRITIQUE
+from zoo.core.module import Example, GuardModule
 from zoo.core.query import Query
 from zoo.registry import create
 
@@ -62,15 +63,18 @@ class _Stopwatch(L.Callback):
         self.ended = time.perf_counter()
 
 
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
 def zoo_seconds(guard: Guard, data: Sequence[tuple[Sample, Query]]) -> tuple[float, float]:
     """Seconds of all steps but the first SKIPPED, and the mean loss of the first step."""
     module = GuardModule(guard, lr=1e-4)
     batches, losses = [], []
     for n in range(0, len(data), BATCH):
         part = data[n : n + BATCH]
-        inputs = guard.backbone.collate([guard.backbone.prepare(s, POLICY, [q]) for s, q in part])
-        targets = collate_targets([([0], [CRITIQUE])] * len(part))
-        batches.append(GuardBatch(inputs, targets, [s for s, _ in part], [POLICY] * len(part), []))
+        rows = [Example(guard.backbone.prepare(s, POLICY, [q]), [0], [CRITIQUE], s, POLICY) for s, q in part]
+        batches.append(module.collate(rows))
 
     class Losses(_Stopwatch):
         def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, *rest: Any) -> None:
@@ -78,10 +82,12 @@ def zoo_seconds(guard: Guard, data: Sequence[tuple[Sample, Query]]) -> tuple[flo
             super().on_train_batch_end(trainer, module, outputs, *rest)
 
     watch = Losses()
-    L.Trainer(
+    trainer = L.Trainer(
         accelerator="cpu", devices=1, precision="bf16-mixed", max_epochs=1, logger=False, callbacks=[watch],
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, gradient_clip_val=1.0,
-    ).fit(module, train_dataloaders=batches, weights_only=True)  # fmt: skip
+    )  # fmt: skip
+    loader = DataLoader(batches, batch_size=None, collate_fn=_as_it_is)
+    trainer.fit(module, train_dataloaders=loader, weights_only=True)
     return watch.ended - watch.started, losses[0]
 
 

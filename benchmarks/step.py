@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch.utils.data import DataLoader
 
 from datamodules.base import GuardDataModule
 from zoo.config import compose, plain
@@ -30,6 +31,10 @@ class _Stopwatch(L.Callback):
             self.seconds = time.perf_counter() - self.started
 
 
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
 def under_lightning(module: GuardModule, batches: list[Any], t: dict[str, Any]) -> float:
     watch = _Stopwatch()
     trainer = L.Trainer(
@@ -37,7 +42,7 @@ def under_lightning(module: GuardModule, batches: list[Any], t: dict[str, Any]) 
         logger=False, callbacks=[watch], enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(module, train_dataloaders=batches, weights_only=True)
+    trainer.fit(module, train_dataloaders=DataLoader(batches, batch_size=None, collate_fn=_as_it_is), weights_only=True)
     return watch.seconds
 
 

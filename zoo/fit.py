@@ -65,6 +65,7 @@ def _fit(session: Session) -> tuple[Path, dict[str, Any], list[dict[str, str]]]:
     plan = plan_of(config, method)
     method.check(config)
     launch.start(plan)
+    session.take()  # once processes are connected, so that one of several has the lock
     L.seed_everything(config["seed"], workers=True, verbose=False)
     data, module = launch.in_turn(lambda: _prepare(config, method))
     module.attach(data)

@@ -156,13 +156,14 @@ class Session:
     def __init__(self, config: dict[str, Any], run: Path | None = None, checkpoint: Path | None = None):
         self.config, self.run, self.checkpoint = config, run, checkpoint
         self.signals = Signals()
-        # Of several processes that train together, one has the lock and tells.
-        self.first = getattr(rank_zero_only, "rank", 0) == 0
         self._lock: IO[str] | None = None
 
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that has the lock and tells, of several processes that train together."""
+        return getattr(rank_zero_only, "rank", 0) == 0
+
     def __enter__(self) -> Session:
-        if self.run is not None:
-            self._take()
         self.signals.__enter__()
         return self
 
@@ -176,7 +177,7 @@ class Session:
     def begin(self, run: Path) -> Path:
         """Makes the new folder `run` this session's, to be resumed if need be."""
         self.run = run
-        self._take()
+        self.take()
         write_yaml(run / "config.yaml", self.config)
         return run
 
@@ -191,12 +192,12 @@ class Session:
                 raise Interrupted(self.signals.signum) from None
             raise
 
-    def _take(self) -> None:
-        """Keeps other processes from continuing the run. Raises `DataError` if one is at it.
+    def take(self) -> None:
+        """Keeps others from continuing an unfinished run. Raises `DataError` if one is at it.
 
         The lock is this process's alone: workers that outlive it for a moment do not have it.
         """
-        if not self.first:
+        if self.run is None or not self.first:
             return
         sweep(self.run)
         if fcntl is None:
