@@ -172,9 +172,10 @@ def test_the_setting_reaches_the_batches(tmp_path):
     for packed in (False, True):
         L.seed_everything(0, verbose=False)
         backbone = build(describe("causal_lm", path=str(folder), packed=packed)).eval()
-        rows = [backbone.prepare(Sample.of("fire " * n), POLICY, QUERIES) for n in (1, 9, 2)]
+        rows = [backbone.prepare(Sample.of("fire " * n), POLICY, QUERIES) for n in (1, 90, 2)]
         batch = backbone.collate(rows)
         assert (batch.packing is not None) == packed
+        assert backbone.collate(rows[:1] * 3).packing is None  # nothing would be saved
         scores.append(backbone.score_batch(batch).log_odds(0))
     torch.testing.assert_close(*scores, rtol=1e-5, atol=1e-5)
 

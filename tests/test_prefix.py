@@ -168,11 +168,12 @@ def test_sharing_under_autocast(backbone, samples):
 
 def test_dropout_and_checkpointing_do_not_share_in_training(tmp_path):
     folder = save_language_model(tmp_path / "lm")
-    samples = [Sample.of("fire " * n, id=str(n)) for n in (1, 2, 3)]
+    samples = [Sample.of("fire " * n, id=str(n)) for n in (1, 90, 3)]
     for settings, shares in (({}, True), ({"lora_dropout": 0.1}, False), ({"gradient_checkpointing": True}, False)):
         for packed in (False, True):
             backbone = build(describe("causal_lm", path=str(folder), packed=packed, **settings)).train()
             batch = backbone.collate([backbone.prepare(s, POLICY, policy_queries(POLICY)) for s in samples])
+            assert (batch.packing is not None) == packed
             with Reads(backbone) as shapes:
                 backbone.score_batch(batch).log_odds(0).sum().backward()
             assert (len(shapes) == 2) == shares, (settings, packed)

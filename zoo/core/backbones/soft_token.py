@@ -229,7 +229,9 @@ class SoftTokenBackbone(Backbone):
         )
         if self.packed:
             lengths, width = [len(r.prompt) for r in rows], batch.prompt.kind.shape[1]
-            batch.packing = pack(lengths, batch.branches, width, batch.shared if self.shares else 0)
+            packing = pack(lengths, batch.branches, width, batch.shared if self.shares else 0)
+            if len(packing.where) < len(rows):  # otherwise each row has a sequence to itself as it is
+                batch.packing = packing
         return batch
 
     def _first(self, batch: Batch) -> int:
