@@ -6,6 +6,10 @@ Bayardo, Ma and Srikant 2007), so only those are indexed. What the texts are and
 to a temporary file (about 3 bytes a character); about 90 bytes a text stay in memory, 220 for texts of over 300
 shingles. A shingle's rarity is counted in a table of fixed size: shingles that share a place there look more frequent
 than they are, which costs time but finds the same pairs.
+
+A pair that shares an indexed shingle is dropped by what can be known of it in turn: sizes; how many shingles come after
+the shared one (positional filtering: Xiao et al. 2008); in how many bits its parity maps differ. What is left is
+compared shingle by shingle.
 """
 
 from __future__ import annotations
@@ -32,7 +36,10 @@ SHORT, LONG = 256, 1024  # bits of a text's parity maps
 LONG_FROM = 300  # shingles, from which on the short map cannot tell texts apart
 CACHE = 1 << 19  # shingles of texts that are compared one to one
 _ASCII = {c: chr(c) if chr(c).isalnum() else " " for c in range(128)}
-_LOW = np.uint64(0xFFFFFFFF)
+# An entry of the index: a shingle's word, the shingle's place among those of its text, the text's number.
+PLACE_BITS, TEXT_BITS = 11, 31
+_PLACE, _TEXT = np.uint64((1 << PLACE_BITS) - 1), np.uint64((1 << TEXT_BITS) - 1)
+_WORD = np.uint64(PLACE_BITS + TEXT_BITS)
 
 
 def normalise(text: str) -> str:
@@ -234,38 +241,48 @@ class _Search:
             place = np.arange(len(text)) - (np.cumsum(size) - size)[text]
             needed = size - np.ceil(self.threshold * size - 1e-9).astype(np.int64) + 1
             wanted = (place < needed[text]) & (seen > 1)  # what comes once has no other to find
-            word = (hashed[wanted] >> np.uint64(24)) & _LOW
-            entries = (word << np.uint64(32)) | (text[wanted] + first).astype(np.uint64)
-            self.spill.add((hashed[wanted] >> np.uint64(56)).astype(np.uint8), entries)
+            text, place, hashed = (
+                (text[wanted] + first).astype(np.uint64),
+                place[wanted].astype(np.uint64),
+                hashed[wanted],
+            )
+            entries = (hashed << _WORD) | (place << np.uint64(TEXT_BITS)) | text  # the word: the hash's lower bits
+            self.spill.add((hashed >> np.uint64(56)).astype(np.uint8), entries)
             first += len(batch)
         self.by_size = np.argsort(self.size, kind="stable").astype(np.int32)
         self.rank = np.empty(n, np.int32)
         self.rank[self.by_size] = np.arange(n, dtype=np.int32)
 
     def _pairs_of(self, entries: np.ndarray) -> None:
-        """Joins the groups of near-duplicates that share an indexed shingle: all pairs of a run, the shorter first."""
+        """Joins the groups of near-duplicates that share an indexed shingle: all pairs of a run, the smaller first."""
         if not len(entries):
             return
-        keys = np.sort((entries & ~_LOW) | self.rank[(entries & _LOW).astype(np.int64)].astype(np.uint64))
-        text = self.by_size[(keys & _LOW).astype(np.int64)]
-        word = keys >> np.uint64(32)
+        rank = self.rank[(entries & _TEXT).astype(np.int64)].astype(np.uint64)
+        place = (entries >> np.uint64(TEXT_BITS)) & _PLACE
+        keys = np.sort((entries >> _WORD << _WORD) | (rank << np.uint64(PLACE_BITS)) | place)
+        word = keys >> _WORD
         starts = np.flatnonzero(np.append(True, word[1:] != word[:-1]))
         lengths = np.diff(np.append(starts, len(word)))
         ends = np.repeat(starts + lengths, lengths)
+        text = self.by_size[((keys >> np.uint64(PLACE_BITS)) & _TEXT).astype(np.int64)]
+        size, group = self.size[text], self.group[text]
+        after = size - (keys & _PLACE).astype(np.int32)  # shingles of the text from this one on
+        part = self.threshold / (1 + self.threshold)  # of both sizes: so many shingles must be shared
+        limit = np.minimum((size + 1e-9) / self.threshold, (after + 1e-6) / part - size)  # of the larger one's size
         at, step = np.arange(len(text)), 1
         while True:
             at = at[at + step < ends[at]]
+            at = at[size[at + step] <= limit[at]]  # what comes later in the run is larger still
             if not step & (step - 1):  # now and then: runs that are one group by now have nothing left to find
-                group = self.sets.flatten()[self.group[text]]
-                mixed = np.minimum.reduceat(group, starts) != np.maximum.reduceat(group, starts)
+                roots = self.sets.flatten()[group]
+                mixed = np.minimum.reduceat(roots, starts) != np.maximum.reduceat(roots, starts)
                 at = at[np.repeat(mixed, lengths)[at]]
             if not len(at):
                 return
-            a, b = text[at], text[at + step]
-            near = self.size[a] >= self.threshold * self.size[b] - 1e-9  # what comes later in the run is longer still
-            at, a, b = at[near], a[near], b[near]
-            apart = self.sets.parent[self.group[a]] != self.sets.parent[self.group[b]]
-            a, b = a[apart], b[apart]
+            b = at + step
+            maybe = after[b] >= part * (size[at] + size[b]) - 1e-6  # if it is the first shingle that they share
+            maybe &= self.sets.parent[group[at]] != self.sets.parent[group[b]]
+            a, b = text[at[maybe]], text[b[maybe]]
             for first in range(0, len(a), PAIRS):
                 self._compare(a[first : first + PAIRS], b[first : first + PAIRS])
             step += 1
@@ -275,12 +292,11 @@ class _Search:
 
         Maps differ in at most as many bits as the sets differ in shingles.
         """
-        for maps, from_size in ((self.short, 0), (self.long, LONG_FROM)):
-            differ = np.bitwise_count(maps[a] ^ maps[b]).sum(1)
-            total = self.size[a] + self.size[b]
-            bound = total * (1 - self.threshold) / (1 + self.threshold) + 1e-6
-            maybe = (differ <= bound) | (self.size[a] <= from_size)
-            a, b = a[maybe], b[maybe]
+        bound = (self.size[a] + self.size[b]) * ((1 - self.threshold) / (1 + self.threshold)) + 1e-6
+        maybe = np.zeros(len(a), bool)
+        for maps, here in ((self.short, self.size[a] <= LONG_FROM), (self.long, self.size[a] > LONG_FROM)):
+            maybe[here] = np.bitwise_count(maps[a[here]] ^ maps[b[here]]).sum(1) <= bound[here]
+        a, b = a[maybe], b[maybe]
         n = len(self.texts)
         for x, y in zip(a.tolist(), b.tolist()):
             if self.sets.root(self.group[x]) == self.sets.root(self.group[y]) or x * n + y in self.failed:
