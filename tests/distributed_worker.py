@@ -7,6 +7,7 @@ its own process, too.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import io
 import json
 import sys
@@ -43,6 +44,7 @@ TRAINER = {"accelerator": "cpu", "nodes": 1, "precision": "32-true", "accumulate
 PLAIN = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
 PLAIN |= {"enable_checkpointing": False}
 BATCH = 8
+PATIENCE = 1500  # seconds; a run takes less than a minute on two free cores
 
 
 def write_data(folder: Path) -> None:
@@ -270,6 +272,7 @@ CHECKS = {
 
 
 def main(folder: Path, processes: int) -> None:
+    faulthandler.dump_traceback_later(PATIENCE, exit=True)  # processes that wait for each other say where, and end
     torch.set_num_threads(1)
     launch.start(plan({**TRAINER, "devices": processes, "strategy": "ddp"}, BATCH))
     registry.build = small_parts
