@@ -10,7 +10,7 @@ from typing import Any
 
 from datamodules.schema import DataError
 
-BLOCK = 1 << 20
+BLOCK = 1 << 16
 
 
 def check_text(path: Path) -> None:

@@ -21,7 +21,7 @@ def run(main: Callable[[list[str]], int]) -> None:
     try:
         code, message = main(sys.argv[1:]), None
     except DataError as e:
-        code, message = 2, f"error: {e}"
+        code, message = 2, f"error: {said(e)}"
     except OSError as e:
         if full_disk(e) is None:
             raise
@@ -33,6 +33,14 @@ def run(main: Callable[[list[str]], int]) -> None:
     if message:
         print(message, file=sys.stderr)
     sys.exit(code)
+
+
+def said(error: DataError) -> str:
+    """The message of an error; one raised in a loader's worker arrives with the worker's traceback before it."""
+    text = str(error)
+    if text.startswith("Caught ") and "\nOriginal Traceback" in text:
+        return text.rstrip().splitlines()[-1].partition(": ")[2]
+    return text
 
 
 def quiet() -> None:
