@@ -143,6 +143,40 @@ def speed() -> str:
     return markdown_table(["what, in one run", "ratio"], rows) + "\n"
 
 
+def benchmarks() -> str:
+    m = result("benchmarks")
+    if m is None:
+        return ""
+    prefix, lengths = result("prefix_small"), result("lengths_small")
+    rows: list[list[str]] = []
+    if "step" in m:
+        rows.append(["a training step", "the same model in a bare PyTorch loop", f"{m['step']['ratio']:.2f} ×"])
+    if "sft" in m:
+        what = f"SFT tokens a second, SmolLM2-135M with LoRA ({m['sft']['rows']} rows)"
+        rows.append([what, "TRL's SFTTrainer: same token rows, LoRA and loss mask", f"{m['sft']['ratio']:.2f} ×"])
+    if "verdicts" in m:
+        what = "verdicts a second, mixed lengths, 15-entry policy, SmolLM2-135M"
+        v = m["verdicts"]
+        rows.append([what, "generation of 64 tokens by transformers, parsed", f"{v['against_generation']:.1f} ×"])
+        rows.append(["the same", "one by one", f"{v['against_single']:.1f} ×"])
+    if "video" in m:
+        rows.append(["sampled video frames a second", "bare decord", f"{m['video']['ratio']:.2f} ×"])
+    if prefix:
+        for name in ("training", "scoring"):
+            what = f"{name} with the policy read once a batch, small random model"
+            rows.append([what, "the policy read in each row", f"{prefix['lora'][name]['ratio']:.2f} ×"])
+    if lengths:
+        for name, what in (("buckets", "batches of similar length"), ("packed", "packed rows")):
+            rows.append(
+                [f"training with {what}, small random model", "padded rows", f"{lengths['ways'][name]['ratio']:.2f} ×"]
+            )
+    if "waiting" in m:
+        w = m["waiting"]
+        rows.append([f"waiting for data, {w['workers']} worker: share of an epoch, cached", "", f"{w['cached']:.0%}"])
+        rows.append(["the same, uncached", "", f"{w['uncached']:.0%}"])
+    return markdown_table(["what", "against", "in one run"], rows) + "\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "sample": sample,
     "twins": twins,
@@ -150,6 +184,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "real_media": real_media,
     "overflagging": overflagging,
     "speed": speed,
+    "benchmarks": benchmarks,
 }
 
 
