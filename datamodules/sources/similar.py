@@ -311,12 +311,13 @@ class _Search:
                 self.failed.add(x * n + y)
 
     def _shingles(self, n: int) -> np.ndarray:
-        if n not in self.cached:
-            self.cached[n] = shingles(self.texts[n])
-            self.cached_size += len(self.cached[n])
+        found = self.cached.get(n)
+        if found is None:
+            found = self.cached[n] = shingles(self.texts[n])
+            self.cached_size += len(found)
             while self.cached_size > CACHE:
                 self.cached_size -= len(self.cached.pop(next(iter(self.cached))))
-        return self.cached[n]
+        return found
 
 
 def _by(numbers: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
