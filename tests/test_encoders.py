@@ -1,7 +1,10 @@
 """Frozen encoders: the promised number of tokens, and features that do not depend on the rest of the batch."""
 
+import copy
+
 import numpy as np
 import pytest
+import timm
 import torch
 from helpers import word_piece_tokenizer
 from PIL import Image
@@ -9,7 +12,7 @@ from torch import nn
 
 from zoo.core.encoders.audio import HOP, RATE, STRIDE, AudioEncoder, SoundNet
 from zoo.core.encoders.base import with_times
-from zoo.core.encoders.image import ImageEncoder
+from zoo.core.encoders.image import ImageEncoder, fold_norms
 from zoo.core.encoders.text import CHUNK, TextEncoder, random_bert
 
 VOCABULARY = len(word_piece_tokenizer())
@@ -208,3 +211,17 @@ def test_with_times():
 def test_an_unknown_pool_is_refused():
     with pytest.raises(ValueError, match="phrase or passage"):
         text_encoder("words")
+
+
+def test_folded_norms_give_the_same_features():
+    torch.manual_seed(0)
+    whole = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    for norm in (m for m in whole.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    folded = fold_norms(copy.deepcopy(whole))
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = whole.forward_features(x)
+        torch.testing.assert_close(folded.forward_features(x), expected, rtol=1e-3, atol=1e-4 * expected.abs().max())
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())

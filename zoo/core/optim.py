@@ -27,6 +27,10 @@ def build_optimizer(
         {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=tuple(betas))
+    # Fused: one kernel a parameter instead of ten, a third of the time on a CPU.
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=tuple(betas), fused=True)
+    # A fused optimizer offers to undo a loss scale itself, and Lightning then refuses to clip gradients, in bf16 too,
+    # which has no scale. Without the offer gradients are unscaled before they are clipped, as for any other optimizer.
+    optimizer._step_supports_amp_scaling = False
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_with_warmup(step, steps, warmup))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

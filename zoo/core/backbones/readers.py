@@ -21,6 +21,7 @@ from zoo.core.backbones.tokens import IDS, Source
 from zoo.core.prompts import Turn
 from zoo.core.query import Query
 
+MEMO = 8192  # short texts that are remembered
 _bare: WeakKeyDictionary[Any, Tokenizer | None] = WeakKeyDictionary()
 
 
@@ -81,7 +82,7 @@ class _Memo(dict):
         self.tokenizer = tokenizer
 
     def __missing__(self, text: str) -> list[int]:
-        if len(self) >= 8192:
+        if len(self) >= MEMO:
             self.clear()
         self[text] = ids = plain_ids(self.tokenizer, text)
         return ids
@@ -157,10 +158,21 @@ class EncodedReader:
         self.ids, self._answers, self._tokenizer = _Memo(tokenizer), _Memo(answers), answers
         self.terminator = answers.sep_token_id
         self._make = make  # (kind, raw ids) -> Source, through the feature cache
+        self._known: dict[str, Source] = {}  # encoded phrases: a row has dozens, nearly all met before
 
     def phrase(self, text: str) -> Source | None:
+        known = self._known.get(text)
+        if known is not None:
+            return known
         words = text.strip(" \n\t-:,?")
-        return self._make("phrase", torch.tensor(self.ids[words], dtype=torch.long)) if words else None
+        if not words:
+            return None
+        source = self._make("phrase", torch.tensor(self.ids[words], dtype=torch.long))
+        if source.ready:
+            if len(self._known) >= MEMO:
+                self._known.clear()
+            self._known[text] = source
+        return source
 
     def suffix(self, pieces: Sequence[str]) -> list[Source]:
         return [s for s in map(self.phrase, pieces) if s is not None]

@@ -1,9 +1,13 @@
-"""Filling the feature cache before training: every file and phrase goes through its frozen encoder once."""
+"""Filling the feature cache before training: every file and phrase goes through its frozen encoder once.
+
+Files are read while the encoders work on those before them.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -20,11 +24,15 @@ BATCH = {"phrase": 1024, "passage": 1024, "image": 64, "sound": 64}
 
 
 class _Queue:
-    """Sources that wait for their encoder, a batch of each kind at a time."""
+    """Sources that wait for their encoder, a batch of each kind at a time. One batch is encoded in the background.
 
-    def __init__(self, backbone: SoftTokenBackbone):
-        self.backbone = backbone
+    The cache is written to by this thread alone.
+    """
+
+    def __init__(self, backbone: SoftTokenBackbone, worker: ThreadPoolExecutor):
+        self.backbone, self.worker = backbone, worker
         self.waiting: dict[str, dict[str, Source]] = {k: {} for k in backbone.encoders}
+        self.running: tuple[Future[None], list[Source]] | None = None
 
     def offer(self, source: Source | None) -> None:
         if source is None or source.ready or not source.key:
@@ -34,16 +42,32 @@ class _Queue:
             self.drain(source.kind)
 
     def drain(self, kind: str) -> None:
+        self.join()
         sources, self.waiting[kind] = list(self.waiting[kind].values()), {}
-        self.backbone.sources.encode(kind, sources)
+        self.running = self.worker.submit(self.backbone.sources.encode, kind, sources), sources
+
+    def join(self) -> None:
+        """Waits for the batch in the background and keeps its features."""
+        if self.running is None:
+            return
+        future, sources = self.running
+        self.running = None
+        future.result()
         for source in sources:
             self.backbone.cache.put(source.key, source.value)
 
 
 def fill(backbone: SoftTokenBackbone, samples: Sequence[Sample], phrases: Sequence[str]) -> list[tuple[Sample, str]]:
     """Computes what the cache lacks; returns the samples that cannot be read, with the reason."""
+    with ThreadPoolExecutor(1) as worker:
+        return _fill(backbone, samples, phrases, _Queue(backbone, worker))
+
+
+def _fill(
+    backbone: SoftTokenBackbone, samples: Sequence[Sample], phrases: Sequence[str], queue: _Queue
+) -> list[tuple[Sample, str]]:
     bad: list[tuple[Sample, str]] = []
-    queue, reader = _Queue(backbone), backbone.reader
+    reader = backbone.reader
     for text in dict.fromkeys(phrases):
         queue.offer(reader.phrase(text))
     for role, start in itertools.product(("system", "user", "assistant"), (True, False)):
@@ -69,5 +93,6 @@ def fill(backbone: SoftTokenBackbone, samples: Sequence[Sample], phrases: Sequen
             queue.offer(reader.content(ids))
     for kind in queue.waiting:
         queue.drain(kind)
+    queue.join()
     backbone.cache.flush()
     return bad
