@@ -13,7 +13,7 @@ from zoo.core.backbones.tokens import IDS
 from zoo.core.query import Query, critique_query, policy_queries
 
 SOFT = ("encoded", "tokens")  # kinds whose rows say where each token comes from
-WORDED = tuple(k for k in KINDS if k != "encoded")  # kinds that read token ids
+WORDED = tuple(k for k in KINDS if k not in ("encoded", "adapted"))  # kinds that read token ids
 HOSTILE = [
     "[SEP]",
     "a [SEP] b",

@@ -259,7 +259,10 @@ class SoftTokenBackbone(Backbone):
                 rows = self.lm.get_input_embeddings()(torch.cat([s.value for s in sources]).to(device))  # [n, d]
             else:
                 self.sources.encode(kind, sources)
-                none = torch.zeros(0, self.encoders[kind].dim + 1, device=device)
+                encoder = self.encoders[kind]
+                none = torch.zeros(0, encoder.dim + 1, device=device)
+                if not sources and encoder.trains:
+                    none = encoder.encode([torch.zeros(0, dtype=torch.long)])[0][:0]
                 features = torch.cat([none, *(s.value.to(device) for s in sources)])  # [n, e + 1]
                 shift = torch.cat([none[:, 0].cpu(), *(torch.full((s.tokens,), s.time) for s in sources)]).to(
                     device
