@@ -96,10 +96,13 @@ class TextEncoder(Encoder):
         states: list[Tensor | None] = [None] * len(chunks)
         for start in range(0, len(order), 64):  # neighbours in length share a batch: little padding
             picked = order[start : start + 64]
-            ids = torch.nn.utils.rnn.pad_sequence([chunks[i] for i in picked], batch_first=True).to(device)  # [b, t]
-            lengths = torch.tensor([len(chunks[i]) for i in picked], device=device)
-            mask = (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()  # [b, t]
-            hidden = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state  # [b, t, d]
+            # Rounded: kernels are compiled and kept for each shape. A row that is only padding reads one token.
+            shape = [-(-n // step) * step for n, step in ((len(picked), 8), (max(len(chunks[i]) for i in picked), 16))]
+            ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)  # [b, t]
+            mask[:, 0] = 1
+            for row, i in enumerate(picked):
+                ids[row, : len(chunks[i])], mask[row, : len(chunks[i])] = chunks[i], 1
+            hidden = self.bert(input_ids=ids.to(device), attention_mask=mask.to(device)).last_hidden_state  # [b, t, d]
             for row, i in enumerate(picked):
                 states[i] = hidden[row, : len(chunks[i])].float()
         for i, state in zip(owner, states):
