@@ -20,6 +20,7 @@ from zoo.core.backbones.soft_token import SoftTokenBackbone
 from zoo.core.backbones.sources import ReadLimits
 from zoo.core.encoders.audio import AudioEncoder, SoundNet
 from zoo.core.encoders.image import ImageEncoder
+from zoo.core.encoders.lexical import LexicalEncoder
 from zoo.core.encoders.text import TextEncoder, adapted, random_bert
 
 LETTERS = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
@@ -71,8 +72,8 @@ KINDS = ("encoded", "adapted", "tokens", "native")
 
 
 def random_backbone(kind: str = "encoded", cache=None, seed: int = 0, text_tokens: int = 256) -> Backbone:
-    """`kind`: encoded (words through an encoder, as `tiny`), adapted (that with LoRA in it), tokens (the model's
-    own, as `smollm2`) or native.
+    """`kind`: encoded (words through an encoder, as `tiny`), adapted (that with what can be trained of it), tokens (the
+    model's own, as `smollm2`) or native.
     """
     if kind == "native":
         return random_native(seed, text_tokens)
@@ -90,6 +91,8 @@ def random_backbone(kind: str = "encoded", cache=None, seed: int = 0, text_token
                     if ".lora_B" in name:  # zero at first: nothing would change
                         nn.init.normal_(parameter, std=0.1)
             encoders[pool] = TextEncoder(bert, tokenizer.cls_token_id, tokenizer.sep_token_id, pool=pool)
+        if kind == "adapted":
+            encoders["lexical"] = LexicalEncoder(64, 8)
     else:
         start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
         reader = TokenReader(tokenizer, end, [start], [end], plain_ids(tokenizer, "\n"))

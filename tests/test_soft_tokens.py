@@ -281,10 +281,11 @@ def test_a_batch_moves_as_a_whole():
 
 
 def test_an_adapted_reader_learns_from_texts_and_takes_part_without(tmp_path):
-    """LoRA in the text encoder: a gradient from a text, a zero one (not none) from a batch that has no text."""
+    """LoRA and the bag of words: a gradient from a text, a zero one (not none) from a batch that has no text."""
     backbone = random_backbone("adapted")
     trained = {n: p for n, p in backbone.named_parameters() if n.startswith("encoders.") and p.requires_grad}
-    assert trained and all(".lora_" in n and n.startswith("encoders.passage") for n in trained)
+    assert {n.split(".")[1] for n in trained} == {"passage", "lexical"}
+    assert all(".lora_" in n for n in trained if n.startswith("encoders.passage"))
     assert set(trained) <= set(backbone.saved_state())
     for sample, learns in ((Sample.of("a fire"), True), (Sample.of(image=write_image(tmp_path / "a.png")), False)):
         backbone.zero_grad()

@@ -226,7 +226,7 @@ def test_a_typed_medium_is_not_a_medium(backbone, tmp_path):
     if hasattr(prepared, "inputs"):
         assert not prepared.inputs.patches
     else:
-        assert {s.kind for s in prepared.prompt.sources} <= {IDS, "phrase", "passage"}
+        assert {s.kind for s in prepared.prompt.sources} <= {IDS, "phrase", "passage", "lexical"}
     with_image = Sample("x", (Message("user", (Part("image", path=str(file)),)),))
     assert differ(embedded(backbone, chat(("user", "Image 1: "))), embedded(backbone, with_image))
 

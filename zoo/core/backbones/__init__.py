@@ -26,6 +26,7 @@ from zoo.core.cache import FeatureCache
 from zoo.core.encoders.audio import AudioEncoder, SoundNet
 from zoo.core.encoders.base import Encoder
 from zoo.core.encoders.image import ImageEncoder, load_efficientnet_lite0
+from zoo.core.encoders.lexical import LexicalEncoder
 from zoo.core.encoders.text import TextEncoder, adapted, load_minilm
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -36,6 +37,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "mlp": 512,
         "window": 4,
         "text_lora": None,
+        "lexical": None,
         "vocabulary": 8192,
         "packed": True,
         "audio": "audio-tiny",
@@ -134,6 +136,14 @@ def _reader(bert: BertModel, lora: dict[str, int] | None) -> BertModel:
         raise weights.CheckpointError(f"backbone tiny: text_lora={lora}: {e}") from e
 
 
+def _lexical(settings: dict[str, int]) -> LexicalEncoder:
+    reject_unknown(settings, ("buckets", "dim"), "backbone tiny: lexical")
+    try:
+        return LexicalEncoder(**settings)
+    except (TypeError, ValueError) as e:
+        raise weights.CheckpointError(f"backbone tiny: lexical={settings}: {e}") from e
+
+
 def _tiny(description: dict[str, Any], cache: FeatureCache | None) -> SoftTokenBackbone:
     """MiniLM (frozen, or with LoRA), EfficientNet-Lite0 and the sound encoder feed a small Llama from scratch."""
     bert, tokenizer = load_minilm(resolve("minilm"))
@@ -146,6 +156,8 @@ def _tiny(description: dict[str, Any], cache: FeatureCache | None) -> SoftTokenB
         "image": image,
         "sound": sound,
     }
+    if description["lexical"] is not None:
+        encoders["lexical"] = _lexical(description["lexical"])
     answers = frequent_pieces(tokenizer, description["vocabulary"])
     lm = small_llama(description, description["vocabulary"], answers.sep_token_id)
     words = projected_vocabulary(bert.embeddings.word_embeddings.weight, description["width"])

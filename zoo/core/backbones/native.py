@@ -178,13 +178,14 @@ class NativeBackbone(Backbone):
                 self.media.add(piece.part, prompt, inputs)
                 continue
             if isinstance(piece, Turn):
-                source = self.reader.turn(piece)
+                sources = [self.reader.turn(piece)]
             elif piece.role == "content":
-                source = self.reader.content(next(contents))
+                sources = self.reader.content(next(contents))
             else:
-                source = (self.reader.speaker if piece.role == "speaker" else self.reader.phrase)(piece.text)
-            if source is not None:
-                prompt.add_text(source.value.tolist())
+                sources = [(self.reader.speaker if piece.role == "speaker" else self.reader.phrase)(piece.text)]
+            for source in sources:
+                if source is not None:
+                    prompt.add_text(source.value.tolist())
         ids = torch.tensor(prompt.ids, dtype=torch.long)
         suffix, branches = query_ids(self.reader, queries)
         return Prepared(sample.id, ids, prompt.positions, prompt.after, inputs, suffix, branches, truncated)

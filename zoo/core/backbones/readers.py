@@ -95,7 +95,7 @@ class Reader(Protocol):
 
     def phrase(self, text: str) -> Source | None: ...
     def suffix(self, pieces: Sequence[str]) -> list[Source]: ...
-    def content(self, ids: Sequence[int]) -> Source | None: ...
+    def content(self, ids: Sequence[int]) -> list[Source]: ...
     def turn(self, turn: Turn) -> Source: ...
     def answer(self, text: str) -> list[int]: ...
     def decode(self, ids: Sequence[int]) -> str: ...
@@ -120,8 +120,9 @@ class TokenReader:
         source = self._ids(self.ids["".join(pieces)])
         return [source] if source else []
 
-    def content(self, ids: Sequence[int]) -> Source | None:
-        return self._ids(ids)
+    def content(self, ids: Sequence[int]) -> list[Source]:
+        source = self._ids(ids)
+        return [source] if source else []
 
     def speaker(self, text: str) -> Source | None:
         return self._ids([*self._start, *self.ids[text]])
@@ -152,11 +153,15 @@ def query_ids(reader: TokenReader, queries: Sequence[Query]) -> tuple[Tensor, Ro
 
 
 class EncodedReader:
-    """MiniLM's states. A phrase is one token, a content text a passage; options are word pieces of `answers`."""
+    """MiniLM's states. A phrase is one token, a content text what encoders of the kinds `contents` make of it.
 
-    def __init__(self, tokenizer: Any, make: Any, answers: Any):
+    Options are word pieces of `answers`.
+    """
+
+    def __init__(self, tokenizer: Any, make: Any, answers: Any, contents: Sequence[str] = ("passage",)):
         self.ids, self._answers, self._tokenizer = _Memo(tokenizer), _Memo(answers), answers
         self.terminator = answers.sep_token_id
+        self._contents = contents
         self._make = make  # (kind, raw ids) -> Source, through the feature cache
         self._known: dict[str, Source] = {}  # encoded phrases: a row has dozens, nearly all met before
 
@@ -177,8 +182,11 @@ class EncodedReader:
     def suffix(self, pieces: Sequence[str]) -> list[Source]:
         return [s for s in map(self.phrase, pieces) if s is not None]
 
-    def content(self, ids: Sequence[int]) -> Source | None:
-        return self._make("passage", torch.tensor(ids, dtype=torch.long)) if len(ids) else None
+    def content(self, ids: Sequence[int]) -> list[Source]:
+        if not len(ids):
+            return []
+        words = torch.tensor(ids, dtype=torch.long)
+        return [self._make(kind, words) for kind in self._contents]
 
     def speaker(self, text: str) -> Source | None:
         return self.phrase(text)
