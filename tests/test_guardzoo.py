@@ -82,7 +82,7 @@ def noisy(registry):
     rng = random.Random(3)
     bases = [words("base", n) for n in range(40)]
     rows = defaultdict(list)
-    for n in range(400):
+    for n in range(250):
         name = rng.choice(["held", "contrast", "one", "two", "three"])
         text = list(rng.choice(bases)) if rng.random() < 0.6 else words("own", n)
         for _ in range(rng.choice([0, 0, 1, 2, 8])):
@@ -337,7 +337,7 @@ def test_real_counts_add_up_and_held_out_stays_out(part):
 @needs_data
 def test_real_training_rows_are_near_no_test_row(part):
     rng = random.Random(0)
-    train = [shingles(s) for s in part.split("train")]
+    train = [shingles(s) for s in rng.sample(list(part.split("train")), 1500)]
     for s in rng.sample(list(part.split("test")), 60):
         mine = shingles(s)
         assert all(
