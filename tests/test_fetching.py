@@ -198,7 +198,9 @@ def test_a_server_that_is_gone_is_asked_three_times_only(server, tmp_path):
     assert len(server.asked) == 3 and str(e.value).count("404") == 3
 
 
-@pytest.mark.parametrize("path", ["../evil.json", "/evil.json", "text/../../evil.json", "text\\evil.json", "c:evil", ""])
+@pytest.mark.parametrize(
+    "path", ["../evil.json", "/evil.json", "text/../../evil.json", "text\\evil.json", "c:evil", ""]
+)
 def test_paths_that_leave_the_folder(server, tmp_path, path):
     file = SourceFile(path, REPO, "data/x.json", sha(b"x"), rows=1)
     with pytest.raises(DataError, match="stay inside"):
