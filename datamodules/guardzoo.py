@@ -74,7 +74,7 @@ def load_guardzoo(
     for name in sorted(GUARDZOO, key=lambda name: _rank(name, held_out)):
         rows = GUARDZOO[name].module.load(data_dir)
         read[name] = len(rows)
-        samples += _labelled(name, rows, dropped[name])
+        samples += _limited(_labelled(name, rows, dropped[name]), GUARDZOO[name].limit, seed, "limit", dropped[name])
     unique_ids(samples)
     links = link(samples)
     test_only = [s.source in held_out or GUARDZOO[s.source].eval_only for s in samples]
@@ -84,9 +84,8 @@ def load_guardzoo(
     kept = _without_duplicates(samples, links, test_only, allowed, dropped)
     out = []
     for name, rows in kept.items():
-        limits = [GUARDZOO[name].limit, None if name in held_out else max_rows_per_source]
-        limit = min((n for n in limits if n is not None), default=len(rows))
-        out += [_sliced(s, held_out) for s in _capped(rows, limit, seed, dropped[name])]
+        most = None if name in held_out else max_rows_per_source
+        out += [_sliced(s, held_out) for s in _limited(rows, most, seed, "max_rows", dropped[name])]
     words = text_bank()
     bank = PolicyBank(words.train, words.test)  # no entry is held out: whole sources are
     return Corpus(out, bank, _report(out, read, dropped, licences, held_out))
@@ -178,11 +177,13 @@ def _without_duplicates(
     return kept
 
 
-def _capped(rows: list[Sample], limit: int, seed: int, dropped: Counter) -> list[Sample]:
-    """At most `limit` rows, half of them unsafe if there are as many, with all categories; each keeps its split."""
-    split = {s.id: s.split for s in rows}
-    rows = cap([s.replace(split=None) for s in rows], limit, frozenset(), seed, dropped)
-    return [s.replace(split=split[s.id]) for s in rows]
+def _limited(rows: list[Sample], most: int | None, seed: int, why: str, dropped: Counter) -> list[Sample]:
+    """At most `most` rows, half of them unsafe if there are as many, with all categories; each keeps its split."""
+    if most is None:
+        return rows
+    ids = {s.id for s in cap([s.replace(split=None) for s in rows], most, frozenset(), seed, Counter())}
+    dropped[f"over the {why} of {most}"] += len(rows) - len(ids)
+    return [s for s in rows if s.id in ids]
 
 
 def _sliced(sample: Sample, held_out: Sequence[str]) -> Sample:

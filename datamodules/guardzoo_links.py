@@ -58,8 +58,9 @@ def spoken(sample: Sample) -> list:
 
 
 def question(sample: Sample) -> str | None:
-    """What the user asked first, normalised; None where it is short, or where many tasks begin alike (trajectories)."""
-    if sample.target == "trajectory":
+    """What the user asked first, normalised; None where it is short, or where what follows makes the task: in
+    trajectories and over documents many begin alike."""
+    if sample.target not in ("prompt", "response"):
         return None
     asked = next(("\n".join(p.text or "" for p in m.content) for m in sample.messages if m.role == "user"), "")
     asked = normalise(asked)

@@ -7,7 +7,7 @@ Applications".
 The label is about the prompt: it was generated to be harmful in the matter of `crime`, and nobody checked it. Map: the
 crimes that name one of our categories. Vices and nuisances ("circuses", "climate change", "smoking", "other crimes")
 are in `UNLABELLED`: a request about them may well be harmless, so neither verdict nor category is known. Other
-categories are unknown. The group is crime and region: the requests of one pair differ by little.
+categories are unknown.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def load(data_dir: Path) -> list[Sample]:
         samples.append(
             text_sample(
                 "aart", n, row["prompt"], unsafe=True if entry else None, categories={entry: "yes"} if entry else {},
-                group=f"{row['crime']}|{row['region']}", kind=row["crime"],
+                kind=row["crime"],
             )
         )  # fmt: skip
     return samples

@@ -3,25 +3,31 @@
 Upstream: microsoft/BIPIA (MIT). Citation: Yi, Xie, Zhu, Kiciman, Sun, Xie and Wu (2025), "Benchmarking and Defending
 Against Indirect Prompt Injection Attacks on Large Language Models".
 
-Each context gives two conversations: the user's task with the context as a tool's output (S15 no), and the same with an
-attack at its beginning, in its middle or at its end, in turn (S15 yes). The label is about the CONVERSATION. Attacks
-come in kinds of five instructions. The group is the kind: no instruction is on two sides of a split, and each context
-meets one kind alone. Upstream's test contexts meet its test attacks.
+Each task gives two conversations: the question with the context as a tool's output (S15 no), and the same with an
+attack at the context's beginning, in its middle or at its end, in turn (S15 yes). The label is about the CONVERSATION.
+Attacks come in kinds of five or ten instructions, and similar contexts (mails of one sender; a table has several
+questions) all meet one kind. The kind is the group: neither its instructions nor its contexts are on two sides of a
+split. For that, upstream's train and test files are read as one.
 """
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from datamodules.schema import Message, Part, Sample
 from datamodules.sources.files import read_json, read_jsonl
 from datamodules.sources.record import Repo, SourceFile, verified
+from datamodules.sources.similar import merge_similar, normalise
 from datamodules.taxonomy import DEFAULT_POLICY
 
 LICENCE = "MIT"
 PERMISSIVE = True
 TARGET = "conversation"
+SIMILAR = 0.8  # Jaccard similarity of character 5-grams
 REPO = Repo("microsoft/BIPIA", "1a2a91da6bb12838e05d1b2e54d98e2f37b835f3")
 FILES = (
     SourceFile(
@@ -85,30 +91,44 @@ def hidden(context: str, attack: str, place: int) -> str:
 def load(data_dir: Path) -> list[Sample]:
     """Raises `DataError` when a file is missing or another one."""
     samples = []
-    for domain, attacks_of in (("email", "text"), ("table", "text"), ("code", "code")):
+    for sort, domains in (("text", ("email", "table")), ("code", ("code",))):
+        attacks: dict[str, list[str]] = {}
+        rows: list[tuple[str, dict[str, Any]]] = []
         for side in ("train", "test"):
-            attacks = read_json(verified(data_dir, FILES, f"{attacks_of}_attack_{side}.json"))
-            kinds = list(attacks)
-            for n, row in enumerate(read_jsonl(verified(data_dir, FILES, f"{domain}/{side}.jsonl"))):
-                kind, turn = kinds[n % len(kinds)], n // len(kinds)
-                attack = attacks[kind][turn % len(attacks[kind])]
-                question, context = task(row)
-                for injected in (False, True):
-                    shown = hidden(context, attack, turn % 3) if injected else context
-                    samples.append(
-                        Sample(
-                            id=f"bipia-{domain}-{side}-{n}" + ("-attack" if injected else ""),
-                            messages=(
-                                Message("user", (Part("text", text=question),)),
-                                Message("tool", (Part("text", text=shown),)),
-                            ),
-                            policy=DEFAULT_POLICY,
-                            target=TARGET,
-                            unsafe=injected,
-                            categories={"S15": "yes" if injected else "no"},
-                            source="bipia",
-                            group=f"bipia-{attacks_of}-{side}-{kind}",
-                            meta={"kind": domain},
-                        )
+            for kind, texts in read_json(verified(data_dir, FILES, f"{sort}_attack_{side}.json")).items():
+                attacks.setdefault(kind, []).extend(texts)
+            for domain in domains:
+                found = read_jsonl(verified(data_dir, FILES, f"{domain}/{side}.jsonl"))
+                rows += [(f"{domain}-{side}-{n}", row) for n, row in enumerate(found)]
+        tasks = [task(row) for _, row in rows]
+        kinds = list(attacks)
+        for n, ((key, _), (question, context), cluster) in enumerate(zip(rows, tasks, alike(tasks))):
+            kind = kinds[zlib.crc32(tasks[cluster][1].encode()) % len(kinds)]
+            attack = attacks[kind][n % len(attacks[kind])]
+            for injected in (False, True):
+                shown = hidden(context, attack, n % 3) if injected else context
+                samples.append(
+                    Sample(
+                        id=f"bipia-{key}" + ("-attack" if injected else ""),
+                        messages=(
+                            Message("user", (Part("text", text=question),)),
+                            Message("tool", (Part("text", text=shown),)),
+                        ),
+                        policy=DEFAULT_POLICY,
+                        target=TARGET,
+                        unsafe=injected,
+                        categories={"S15": "yes" if injected else "no"},
+                        source="bipia",
+                        group=f"bipia-{sort}-{kind}",
+                        meta={"kind": key.split("-")[0]},
                     )
+                )
     return samples
+
+
+def alike(tasks: list[tuple[str, str]]) -> list[int]:
+    """For each task the number of the one that it belongs with: similar contexts, or similar with their questions."""
+    clusters = np.arange(len(tasks), dtype=np.int32)
+    for texts in ([context for _, context in tasks], ["\n".join(both) for both in tasks]):
+        clusters = merge_similar((normalise(t) for t in texts), clusters, SIMILAR)
+    return clusters.tolist()
