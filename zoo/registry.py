@@ -12,6 +12,7 @@ from datamodules.taxonomy import DEFAULT_POLICY
 from zoo.core import weights
 from zoo.core.backbones import build, describe
 from zoo.core.guard import Calibration, Guard
+from zoo.core.orders import VERDICT_FIRST, order_named
 
 
 def list_models() -> list[str]:
@@ -42,6 +43,7 @@ def load(name: str | Path, device: str | torch.device = "cpu", cached: bool = Fa
         Policy.from_dict(config["policy"], f"{name}: policy"),
         Calibration(**config["calibration"]),
         name=config["name"],
+        order=order_named(config.get("order", VERDICT_FIRST.name)),  # models from before there were several have none
     )
     try:
         guard.backbone.load_saved_state(state)
