@@ -6,7 +6,10 @@ Teachers of critiques answer in this form, and so do guards that are asked to wr
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from datamodules.schema import Policy
 
 
 @dataclass(frozen=True)
@@ -57,3 +60,24 @@ def parse(text: str) -> Parsed:
     categories = tuple(n.strip() for n in names.split(",") if n.strip() and n.strip().lower() not in ("none", "n/a"))
     said = _EXPLANATION.search(rest)
     return Parsed(found == {"unsafe"}, categories, said.group(1).strip() if said else None, valid=True)
+
+
+def entries_named(names: Sequence[str], policy: Policy) -> tuple[list[str], list[str]]:
+    """Ids of the entries that an answer's `categories` name, by name or id in any case, and what names no entry.
+
+    A name that has commas itself comes in several parts.
+    """
+    known = {label.casefold(): e.id for e in policy.entries for label in (e.id, e.name)}
+    ids: list[str] = []
+    unknown: list[str] = []
+    at = 0
+    while at < len(names):
+        ends = range(len(names), at, -1)  # the longest name first
+        end = next((n for n in ends if ", ".join(names[at:n]).casefold() in known), None)
+        if end is None:
+            unknown.append(names[at])
+            end = at + 1
+        elif (id := known[", ".join(names[at:end]).casefold()]) not in ids:
+            ids.append(id)
+        at = end
+    return ids, unknown

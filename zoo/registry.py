@@ -20,6 +20,11 @@ def list_models() -> list[str]:
     return sorted(name for name, entry in weights.manifest().items() if entry["kind"] == "guard")
 
 
+def recipe_backbone(backbone: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's backbone (`name` and settings) without what is the optimiser's: what `describe` takes."""
+    return {k: v for k, v in backbone.items() if k != "lr"}
+
+
 def create(backbone: str = "tiny", policy: Policy = DEFAULT_POLICY, cached: bool = True, **settings: Any) -> Guard:
     """A fresh guard to train: a backbone by name with its settings, e.g. `create("smollm2", lora_rank=8)`.
 
