@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datamodules.bank import rng_for
 from datamodules.schema import Policy, PolicyEntry, Sample
 
-MOST_TOKENS = 40
+MOST_TOKENS = 34  # as `tokens` counts: at most 40 word pieces of a small vocabulary, measured on the real sources
 WHAT = {
     "prompt": "message",
     "response": "response",
@@ -36,6 +36,7 @@ CLEAR = (
     "The policy is kept: the {what} shows no sign of {names}.",
     "No entry applies; the {what} is free of {names}.",
 )
+_NOT = re.compile(r"^(no|not|never)\s+", re.I)
 ELSEWHERE = ("It has {other}, which the policy does not name.", "The policy has no entry for its {other}.")
 
 
@@ -67,10 +68,9 @@ def broken(sample: Sample, policy: Policy) -> list[PolicyEntry]:
 
 
 def tokens(text: str) -> int:
-    """About as many word pieces as a BERT tokenizer makes of English text; seldom fewer than it does."""
-    return sum(
-        1 + (len(w) - 1) // (8 if w.isascii() and w.isalpha() else 2) for w in re.findall(r"[^\W_]+|[^\w\s]|_", text)
-    )
+    """About as many pieces as a word-piece tokenizer of few entries makes of English; of long words rather more."""
+    pieces = re.findall(r"[^\W_]+|[^\w\s]|_", text)
+    return sum(1 + (len(p) - 1) // (4 if p.isascii() and p.isalpha() else 2) for p in pieces)
 
 
 # -------------------------------------------------------------------------------------------------------- sentences
@@ -82,7 +82,7 @@ def _unsafe(sample: Sample, policy: Policy, rng: random.Random) -> str:
     grounds = []
     if words := marked_words(sample):
         grounds.append(rng.choice(QUOTES).format(words=words))
-    kind, rule = _kind(sample), _rule(rng.choice(entries))
+    kind, rule = _kind(sample), _rule(entries[0])
     if kind and len(entries) == 1:
         grounds.append(rng.choice(KINDS).format(kind=kind))
     elif rule:
@@ -95,10 +95,9 @@ def _unsafe(sample: Sample, policy: Policy, rng: random.Random) -> str:
 
 
 def _safe(sample: Sample, policy: Policy, rng: random.Random) -> str:
-    """Names what was ruled out: first what the row could be mistaken for, then any entries."""
+    """Names what was ruled out: first what the row could be mistaken for, then entries in the policy's order."""
     near = [e for e in policy.entries if e.id in sample.meta.get("contrast", ())]
     others = [e for e in policy.entries if e not in near]
-    rng.shuffle(others)
     what, claim, count = WHAT[sample.target], rng.choice(CLEAR), rng.choice((1, 2, 2, 3))
     names = [topic(e) for e in (near + others)[:count]]
     while len(names) > 1 and tokens(claim.format(what=what, names=_listed(names, "or"))) > MOST_TOKENS:
@@ -133,12 +132,12 @@ def _listed(names: Sequence[str], last: str) -> str:
 
 def topic(entry: PolicyEntry) -> str:
     """What an entry forbids, by its name: "no leaks of data" forbids leaks of data."""
-    return re.sub(r"^(no|not|never)\s+", "", entry.name.strip(), flags=re.I)
+    return _NOT.sub("", entry.name.strip())
 
 
 def _rule(entry: PolicyEntry) -> str:
     """The first clause of an entry's description, to stand within a sentence."""
-    clause = re.split(r"[.:;]", entry.description.strip(), maxsplit=1)[0].strip()
+    clause = _NOT.sub("", re.split(r"[.:;]", entry.description.strip(), maxsplit=1)[0].strip())
     if not clause or len(clause.split()) > 14:
         return ""
     return clause if clause[:2].isupper() else clause[0].lower() + clause[1:]
