@@ -82,7 +82,8 @@ class GuardDataModule(L.LightningDataModule):
     """Samples of one source, of some modalities, as train, val and test loaders.
 
     Args:
-        source: sample (rendered scenes and permissive text), real (labelled public files under `data_dir`) or manifest.
+        source: sample (rendered scenes and permissive text), real (labelled public files under `data_dir`), guardzoo
+            (all labelled text and trajectories there) or manifest.
         path: the manifest, for source="manifest".
         data_dir: the folder that the files lie in; default: the manifest's folder.
         policy: a policy file (or Policy) that replaces the source's entries; default for manifests: the 15 categories.
@@ -95,6 +96,7 @@ class GuardDataModule(L.LightningDataModule):
         balance: 0 equal shares of the modalities, 1 their natural ones.
         shares: factors on those shares, by modality.
         bucket: training batches of similar length, for text alone.
+        held_out: for guardzoo, the sources that are for test alone; None: `guardzoo.HELD_OUT`.
         critic: who explains training rows: own (their own critiques), annotations, endpoint or none.
         endpoint: settings of the endpoint that critiques come from (`transforms.endpoint.EndpointSettings`).
     """
@@ -122,6 +124,7 @@ class GuardDataModule(L.LightningDataModule):
         max_rows: int | None = None,
         corpus_seed: int = 0,
         bucket: bool = False,
+        held_out: Sequence[str] | None = None,
         critic: str = "own",
         endpoint: Mapping[str, Any] | None = None,
     ):
@@ -133,7 +136,7 @@ class GuardDataModule(L.LightningDataModule):
         self.max_entries, self.epoch_size, self.balance, self.scale = max_entries, epoch_size, balance, scale
         self.shares = dict(shares or {})
         self.licences, self.max_rows, self.corpus_seed = licences, max_rows, corpus_seed
-        self.bucket = bucket
+        self.bucket, self.held_out = bucket, held_out
         self.critic = critic_named(critic, endpoint)
         self.critiques: dict[str, Any] | None = None  # how many training rows the critic explains
         if bucket and source != "manifest" and self.modalities != ("text",):
@@ -167,6 +170,7 @@ class GuardDataModule(L.LightningDataModule):
                 licences=self.licences,
                 modalities=self.modalities,
                 max_rows=self.max_rows,
+                held_out=self.held_out,
             )
             self.errors += corpus.report.get("errors", [])
             if not corpus.samples:
