@@ -107,9 +107,10 @@ def test_marked_words_are_quoted_and_only_they():
 
 
 def test_a_finer_kind_is_said_of_unsafe_rows_alone():
-    sample = row(meta={"kind": "mild_insult"})
-    assert "mild insult" in ASK(sample, POLICY)
+    sample = row(source="edos", meta={"kind": "2.1 mild_insult"})
+    assert "mild insult" in ASK(sample, POLICY) and "2.1" not in ASK(sample, POLICY)
     assert "mild insult" not in ASK(sample, POLICY.subset(["S1", "S14"]))
+    assert "email" not in ASK(row(source="bipia", meta={"kind": "email"}), POLICY)  # where the text stands
 
 
 def test_long_names_are_cut():

@@ -14,7 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 from datamodules.bank import rng_for
 from datamodules.schema import Policy, PolicyEntry, Sample
 
-MOST_TOKENS = 34  # as `tokens` counts: at most 40 word pieces of a small vocabulary, measured on the real sources
+MOST_TOKENS = 33  # as `tokens` counts: at most 40 word pieces of a small vocabulary, measured on the real sources
+# Sources whose kinds are kinds of harm. What others call a kind is where a text stands, or which rule it was made by.
+FINER = ("aart", "catqa", "cyberseceval", "davidson_hate", "diasafety", "do_not_answer", "edos", "harmbench")
+FINER += ("simple_safety_tests", "strongreject")
 WHAT = {
     "prompt": "message",
     "response": "response",
@@ -144,9 +147,11 @@ def _rule(entry: PolicyEntry) -> str:
 
 
 def _kind(sample: Sample) -> str:
-    """A finer label than the category's, where the source has one."""
-    kind = str(sample.meta.get("kind") or "").replace("_", " ").strip().lower()
-    return kind if kind and len(kind.split()) <= 5 and kind not in ("unsafe", "harmful") else ""
+    """A finer label than the category's, `meta["kind"]`, where the source's kinds are kinds of harm."""
+    if sample.source not in FINER:
+        return ""
+    kind = re.sub(r"^[\d.]+\s+", "", str(sample.meta.get("kind") or "").replace("_", " ").strip().lower())
+    return kind if len(kind.split()) <= 5 else ""
 
 
 def marked_words(sample: Sample) -> str:
