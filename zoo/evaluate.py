@@ -23,6 +23,7 @@ from zoo.core.guard import Calibration, Guard, mixed_odds
 from zoo.core.metrics import Record, summarise, twin_accuracy
 from zoo.core.module import GuardModule, Outcome
 from zoo.core.progress import StderrProgress
+from zoo.written import written_against_scored
 
 LATENCY_SAMPLES = 8  # of each modality
 
@@ -192,11 +193,13 @@ def evaluate(
     calibrated: bool = False,
     accelerator: str = "cpu",
     seed: int = 0,
+    generate: int = 0,
 ) -> dict[str, Any]:
     """The design's metrics of `module` on the test split, after calibrating on validation unless `calibrated`.
 
-    Writes plots below `folder` if given. Twins are judged again without each modality that they need. Of several
-    processes all judge, and the main one measures: the others return nothing.
+    Writes plots below `folder` if given. Twins are judged again without each modality that they need. `generate` test
+    rows are answered once more in free text (see `zoo.written`). Of several processes all judge, and the main one
+    measures: the others return nothing.
     """
     guard = module.guard
     reasons: dict[str, str] = {}
@@ -229,6 +232,10 @@ def evaluate(
     metrics["evidence"] = c.evidence
     metrics["calibration_reasons"] = reasons
     metrics["latency_ms"] = latency(guard, test)
+    if generate:
+        metrics["generation"] = written_against_scored(guard, test, generate, seed)
+    if data.critiques is not None:
+        metrics["critiques"] = data.critiques
     metrics["seed"], metrics["data_hash"] = seed, data_hash(data.corpus.samples)
     metrics["failed"] = len(data.errors) + len(module.failed_ids)
     if folder is not None:

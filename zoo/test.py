@@ -40,9 +40,9 @@ def main(arguments: list[str]) -> int:
     module = GuardModule(guard)
     module.attach(data)
     run = launch.first(lambda: _open_run(config, name))
-    kind = config["trainer"]["accelerator"]
+    kind, more = config["trainer"]["accelerator"], config.get("evaluate", {})
     metrics = evaluate(
-        module, data, run / "plots", calibrated=calibrate == "false", accelerator=kind, seed=config["seed"]
+        module, data, run / "plots", calibrated=calibrate == "false", accelerator=kind, seed=config["seed"], **more
     )
     if not launch.is_main():
         return 0

@@ -289,7 +289,7 @@ class NativeBackbone(Backbone):
 
     @torch.no_grad()
     def generate(self, state: State, suffixes: Sequence[Query], max_new_tokens: int = 64) -> list[str]:
-        rows = [torch.tensor(self.reader.ids[q.text], dtype=torch.long) for q in suffixes]
+        rows = [torch.tensor(self.reader.suffix_ids(q.suffix), dtype=torch.long) for q in suffixes]
         x = self.lm.get_input_embeddings()(br.pad_rows(rows, 0).to(state.lengths.device))  # [b, s, d]
         lengths = torch.tensor([len(r) for r in rows], device=state.lengths.device)
         ids = greedy(self.lm, state, x, lengths, self.reader.terminator, max_new_tokens)

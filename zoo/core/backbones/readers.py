@@ -6,6 +6,7 @@ delimiters of the template are token ids that no text can produce.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from zoo.core.backbones.branches import RowBranches, lay_out
 from zoo.core.backbones.tokens import IDS, Source
 from zoo.core.prompts import Turn
-from zoo.core.query import Query
+from zoo.core.query import Query, Said
 
 MEMO = 8192  # short texts that are remembered
 _bare: WeakKeyDictionary[Any, Tokenizer | None] = WeakKeyDictionary()
@@ -116,8 +117,13 @@ class TokenReader:
     def phrase(self, text: str) -> Source | None:
         return self._ids(self.ids[text])
 
+    def suffix_ids(self, pieces: Sequence[str]) -> list[int]:
+        """Token ids of a query's suffix; what was `Said` stands in the tokens that it was written in."""
+        groups = itertools.groupby(pieces, lambda p: isinstance(p, Said))
+        return [id for _, group in groups for id in self.ids["".join(group)]]
+
     def suffix(self, pieces: Sequence[str]) -> list[Source]:
-        source = self._ids(self.ids["".join(pieces)])
+        source = self._ids(self.suffix_ids(pieces))
         return [source] if source else []
 
     def content(self, ids: Sequence[int]) -> list[Source]:
@@ -143,7 +149,7 @@ class TokenReader:
 
 def query_ids(reader: TokenReader, queries: Sequence[Query]) -> tuple[Tensor, RowBranches]:
     """One row's queries as input ids [T] of its branches, with their layout."""
-    suffixes = [reader.ids[q.text] for q in queries]
+    suffixes = [reader.suffix_ids(q.suffix) for q in queries]
     options = [[reader.answer(o) for o in q.options] for q in queries]
     layout, order = lay_out([len(s) for s in suffixes], options)
     ids: list[int] = []
@@ -180,7 +186,11 @@ class EncodedReader:
         return source
 
     def suffix(self, pieces: Sequence[str]) -> list[Source]:
-        return [s for s in map(self.phrase, pieces) if s is not None]
+        return [s for s in (self._said(p) if isinstance(p, Said) else self.phrase(p) for p in pieces) if s is not None]
+
+    def _said(self, text: str) -> Source | None:
+        ids = self._answers[text]
+        return Source(IDS, torch.tensor(ids, dtype=torch.long), len(ids)) if ids else None
 
     def content(self, ids: Sequence[int]) -> list[Source]:
         if not len(ids):
