@@ -196,8 +196,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """The design's metrics of `module` on the test split, after calibrating on validation unless `calibrated`.
 
-    Writes `scores.jsonl` (what was said of each row) and `plots/` into `folder` if given. Twins are judged again without each modality that they need. Of several
-    processes all judge, and the main one measures: the others return nothing.
+    Writes `scores.jsonl` (what was said of each row) and `plots/` into `folder` if given. Twins are judged again
+    without each modality that they need. Of several processes all judge, and the main one measures: the others return
+    nothing.
     """
     guard = module.guard
     reasons: dict[str, str] = {}
@@ -233,9 +234,7 @@ def evaluate(
     metrics["seed"], metrics["data_hash"] = seed, data_hash(data.corpus.samples)
     metrics["failed"] = len(data.errors) + len(module.failed_ids)
     if folder is not None:
-        write_scores(
-            folder / "scores.jsonl", (decide(r, c.threshold, c.category_threshold) for r in (*rows, *ablated))
-        )
+        write_scores(folder / "scores.jsonl", (decide(r, c.threshold, c.category_threshold) for r in (*rows, *ablated)))
         _plots(rows, c.threshold, folder / "plots")
     return metrics
 

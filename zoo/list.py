@@ -1,4 +1,4 @@
-"""Lists what there is: `python -m zoo.list [models|recipes|claims]`, and what training needs: `python -m zoo.list memory`."""
+"""Lists what there is: `python -m zoo.list [models|recipes|claims]`, and what training needs: `… zoo.list memory`."""
 
 from __future__ import annotations
 

@@ -145,7 +145,9 @@ def load_claim(name: str) -> Claim:
         raise DataError(f"{path}: not YAML: {str(e).splitlines()[0]}") from e
     try:
         claim = _claim(page, path.stem, hashlib.sha256(raw).hexdigest())
-        claim.order()
+        for arm in claim.order():
+            if arm.uses and claim.arms[arm.uses].verb == "test":
+                raise DataError(f"arm {arm.name!r} uses arm {arm.uses!r}, which is a test and makes no model")
     except DataError as e:
         raise DataError(f"{path}: {e}") from e
     return claim
@@ -166,8 +168,6 @@ def _claim(page: Any, stem: str, digest: str) -> Claim:
     for arm in arms.values():
         if arm.uses is not None and arm.uses not in arms:
             raise DataError(f"arm {arm.name!r} uses the unknown arm {arm.uses!r}{near(arm.uses, list(arms))}")
-        if arm.uses is not None and arms[arm.uses].verb == "test" and not arms[arm.uses].uses:
-            raise DataError(f"arm {arm.name!r} uses arm {arm.uses!r}, which is a test and makes no model")
     metrics = {k: _metric(k, v) for k, v in _mapping(page["metrics"], "metrics").items()}
     if not isinstance(page["comparisons"], list) or not page["comparisons"]:
         raise DataError("`comparisons` must be a list, and not empty")
@@ -272,7 +272,7 @@ def _comparison(raw: Any, what: str, arms: Mapping[str, Arm], metrics: Mapping[s
     direction = _choice(raw["direction"], tuple(DIRECTIONS), f"{what}: direction")
     if raw.get("against") is None and direction not in ("higher", "lower"):
         raise DataError(f"{what}: direction: {direction} needs `against`")
-    if margin < 0 or margin == 0 and direction == "equal":
+    if margin < 0 or (margin == 0 and direction in ("equal", "not_lower")):
         raise DataError(f"{what}: margin: {margin} makes no sense with direction: {direction}")
     decides = raw.get("decides", True)
     if not isinstance(decides, bool):

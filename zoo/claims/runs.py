@@ -73,7 +73,9 @@ class Unit:
     @cached_property
     def folder(self) -> Path:
         """An existing folder with this key, or a new one's name."""
-        return next(iter(sorted(self.root.glob(f"*-{self.key}"))), self.root / f"{self.arm.name}-{self.seed}-{self.key}")
+        return next(
+            iter(sorted(self.root.glob(f"*-{self.key}"))), self.root / f"{self.arm.name}-{self.seed}-{self.key}"
+        )
 
     @property
     def run(self) -> Path:
