@@ -14,9 +14,10 @@ import zoo.fit
 import zoo.test
 from datamodules.schema import DataError
 from zoo.claims import report, runs
+from zoo.claims.claim import load_claim
 from zoo.core.interrupts import Interrupted, Signals
 from zoo.core.module import GuardModule
-from zoo.reproduce import main, reproduce
+from zoo.reproduce import _results_folder, main, reproduce
 
 ROUTE = ["trainer.max_steps=3", "optim.lr=0.02", "trainer.checkpoint_every=1"]
 
@@ -78,7 +79,7 @@ def finished(toy, session_home):
 
 
 def test_a_crash_costs_one_run_and_the_next_call_goes_on(finished):
-    words, crashing, first, begun, resuming, second = finished
+    _, crashing, first, begun, resuming, second = finished
     assert first == (None, None)
     assert crashing.names == ["critique-0", "labels-0", "again-0", "critique-1", "labels-1", "again-1"]
     assert sorted(done for done in begun.values()) == [False] + [True] * 5
@@ -139,7 +140,8 @@ def test_other_data_or_settings_are_other_runs(toy, finished, monkeypatch):
     words = finished[0]
 
     class Refuses:
-        names = []
+        def __init__(self):
+            self.names = []
 
         def __call__(self, verb, arguments, log):
             self.names.append(log.parent.name)
@@ -244,10 +246,6 @@ def test_a_slice_without_rows_is_told_before_anything_runs(toy, tmp_path):
 
 
 def test_the_settings_for_a_gpu(toy, tmp_path):
-    claim = runs.Claim
-    del claim
-    from zoo.claims.claim import load_claim
-
     loaded = load_claim(str(toy))
     plain = runs.plan_units(loaded, 1, {"optim.lr": "0.5"}, False, tmp_path)
     gpu = runs.plan_units(loaded, 1, {"optim.lr": "0.5"}, True, tmp_path)
@@ -263,9 +261,6 @@ def test_the_settings_for_a_gpu(toy, tmp_path):
 
 def test_only_the_experiment_of_the_yaml_writes_into_the_checkout(tmp_path, monkeypatch, capsys):
     """Judged by the folder that is chosen: nothing is run."""
-    from zoo.claims.claim import load_claim
-    from zoo.reproduce import _results_folder
-
     claim, root = load_claim("omniguard_critique"), tmp_path / "runs"
     shared = report.claims_folder() / "results"
     assert _results_folder(claim, claim.name, 3, {"data_dir": "x"}, None, root) == shared
@@ -282,8 +277,6 @@ def test_only_the_experiment_of_the_yaml_writes_into_the_checkout(tmp_path, monk
 
 def test_a_test_of_a_published_model_is_one_run(toy, tmp_path, monkeypatch):
     """However many seeds the trained arms have."""
-    from zoo.claims.claim import load_claim
-
     raw = page(toy.parent)
     raw["arms"]["labels"] = {"verb": "test", "recipe": "omniguard", "model": "omniguard-tiny"}
     (tmp_path / "toy.yaml").write_text(json.dumps(raw))
