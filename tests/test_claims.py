@@ -189,6 +189,11 @@ def test_reported_figures(run):
     runs = [run(s, metrics={"generation": {"f1": f, "note": "x"}}) for s, f in ((1, 0.5), (2, 0.75))]
     got = measure.figure(Metric("m", "reported", path="generation.f1"), runs)
     assert got["values"] == [0.5, 0.75] and got["n"] is None and got["ci95"][0] < 0.5
+    taken = measure.figure(
+        Metric("m", "reported", path="generation.f1", minus="ece"),
+        [run(3, metrics={"generation": {"f1": 0.5}, "ece": 0.125})],
+    )
+    assert taken["values"] == [0.375] and taken["ci95"] is None
     with pytest.raises(DataError, match=r"no generation\.cost \('cost' is missing\)"):
         measure.figure(Metric("m", "reported", path="generation.cost"), runs)
     with pytest.raises(DataError, match="'x', not a number"):
@@ -282,6 +287,7 @@ def edited(tmp_path, path, value):
         ("metrics/auprc/source", [1], "source: expected a name or a list of names"),
         ("metrics/macro/average", "slice", "average: 'slice' is not known"),
         ("metrics/ece/path", None, "is what name: reported needs"),
+        ("metrics/auprc/minus", "ece", "is what name: reported needs"),
         ("metrics/ece/slice", "short", "`slice` cannot be chosen of a reported figure"),
         ("comparisons", [], "`comparisons` is missing"),
         ("comparisons/0/metric", "auprcc", "comparison 1: metric: 'auprcc' is not known; did you mean 'auprc'"),

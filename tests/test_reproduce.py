@@ -19,7 +19,8 @@ from zoo.core.interrupts import Interrupted, Signals
 from zoo.core.module import GuardModule
 from zoo.reproduce import _results_folder, main, reproduce
 
-ROUTE = ["trainer.max_steps=3", "optim.lr=0.02", "trainer.checkpoint_every=1"]
+pytestmark = pytest.mark.filterwarnings("ignore:.*custom batch sampler.*")
+STEPS = ["trainer.max_steps=3", "optim.lr=0.02", "trainer.checkpoint_every=1"]
 
 
 class Crash(Exception):
@@ -35,6 +36,7 @@ class Launcher:
     def __call__(self, verb, arguments, log):
         self.launched.append((verb, log.parent.name.rsplit("-", 1)[0], arguments))
         with pytest.MonkeyPatch.context() as patch, open(log, "a") as out:
+            patch.setattr("zoo.evaluate._plots", lambda *_: None)  # they take as long as the rest
             if self.die and self.die[0] == len(self.launched):
                 inner, seen = GuardModule.training_step, []
 
@@ -67,7 +69,7 @@ def toy(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(toy, session_home):
     """Two seeds; the second run dies in its third step, the next call goes on from its checkpoint."""
-    words = [f"claim={toy}", f"runs={toy.parent}/runs", *ROUTE]
+    words = [f"claim={toy}", f"runs={toy.parent}/runs", *STEPS]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZOO_HOME", str(session_home))
         crashing = Launcher((2, 3, Crash()))
@@ -102,7 +104,7 @@ def test_the_result_has_the_designs_fields(finished, toy):
         ("labels", [0, 1]),
         ("again", [0, 1]),
     ]
-    assert result["command"] == f"python -m zoo.reproduce claim={toy} {' '.join(ROUTE)}"
+    assert result["command"] == f"python -m zoo.reproduce claim={toy} {' '.join(STEPS)}"
     critique, labels, again = (a["metrics"] for a in result["arms"])
     assert set(critique) == {"auprc", "short_f1", "macro"} and set(labels) == {"auprc", "short_f1", "ece"}
     assert set(again) == {"macro"} and again["macro"]["values"] == critique["macro"]["values"]  # the same weights
@@ -119,7 +121,8 @@ def test_the_result_has_the_designs_fields(finished, toy):
     assert difference["ci95"][0] <= difference["mean"] <= difference["ci95"][1]
 
 
-def test_what_is_finished_is_kept_and_what_is_changed_is_run(finished, toy, tmp_path, capsys):
+def test_what_is_finished_is_kept_and_what_is_changed_is_run(finished, toy, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "draw", lambda *_: None)
     words, *_, (result, _) = finished
     nothing = Launcher()
     assert reproduce(words, nothing)[0] == result and nothing.launched == []
@@ -334,6 +337,7 @@ def test_a_signal_is_handed_on_and_waited_for(command, tmp_path):
 
 def test_the_command_says_the_verdict(finished, monkeypatch, capsys):
     words = finished[0]
+    monkeypatch.setattr(report, "draw", lambda *_: None)
     assert main(words) == 0
     out, err = capsys.readouterr()
     assert "| auprc: critique − labels | 12 |" in out and "\ntoy: " in out and "result: " in err

@@ -55,7 +55,7 @@ class Metric:
     """`kind` is one of BINARY, CATEGORY or `reported`. `where` keeps rows: any of the values, of each key.
 
     `average` takes the mean over sources or modalities. `categories` and `rows` (all | unsafe) are for CATEGORY alone;
-    `path` is the place in metrics.json of what is reported.
+    `path` is the place in metrics.json of what is reported, and `minus` that of what is taken off it.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Metric:
     categories: tuple[str, ...] = ()
     rows: str = "all"
     path: str | None = None
+    minus: str | None = None
 
 
 @dataclass(frozen=True)
@@ -230,10 +231,12 @@ def _text(value: Any) -> str:
 
 def _metric(name: str, raw: Any) -> Metric:
     what = f"metric {name!r}"
-    raw = _mapping(raw, what, ("name", *WHERE, "average", "category", "rows", "path"), ("name",))
+    raw = _mapping(raw, what, ("name", *WHERE, "average", "category", "rows", "path", "minus"), ("name",))
     kind = _choice(raw["name"], (*BINARY, *CATEGORY, REPORTED), f"{what}: name")
-    if (kind == REPORTED) != ("path" in raw):
-        raise DataError(f"{what}: `path` (a place in metrics.json such as generation.f1) is what name: reported needs")
+    if (kind == REPORTED) != ("path" in raw) or ("minus" in raw and kind != REPORTED):
+        raise DataError(
+            f"{what}: `path`, a place in metrics.json such as ece, is what name: reported needs, and only it"
+        )
     for key in ("category", "rows"):
         if key in raw and kind not in CATEGORY:
             raise DataError(f"{what}: `{key}` is for {', '.join(CATEGORY)}")
@@ -249,6 +252,7 @@ def _metric(name: str, raw: Any) -> Metric:
         _names(raw["category"], f"{what}: category") if "category" in raw else (),
         _choice(raw.get("rows", "all"), ("all", "unsafe"), f"{what}: rows"),
         raw.get("path"),
+        raw.get("minus"),
     )
 
 

@@ -227,15 +227,17 @@ def _table(run: Run, metric: Metric) -> Table:
 
 def reported(metric: Metric, run: Run) -> float:
     """The number at the metric's path in metrics.json. Raises `DataError` naming the part that is not there."""
-    value: Any = run.metrics
-    for key in (metric.path or "").split("."):
+    where = f"metric {metric.name!r}: {run.folder}/metrics.json"
+    return _at(metric.path or "", run.metrics, where) - (_at(metric.minus, run.metrics, where) if metric.minus else 0.0)
+
+
+def _at(path: str, value: Any, where: str) -> float:
+    for key in path.split("."):
         if not isinstance(value, dict) or key not in value:
-            raise DataError(
-                f"metric {metric.name!r}: {run.folder}/metrics.json has no {metric.path} ({key!r} is missing)"
-            )
+            raise DataError(f"{where} has no {path} ({key!r} is missing)")
         value = value[key]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise DataError(f"metric {metric.name!r}: {run.folder}/metrics.json: {metric.path} is {value!r}, not a number")
+        raise DataError(f"{where}: {path} is {value!r}, not a number")
     return float(value)
 
 
