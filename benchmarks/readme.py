@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from zoo.claims.report import readme_table
 from zoo.core.source_table import source_tables
 from zoo.core.tables import fmt, markdown_table
 
@@ -184,6 +185,11 @@ def guardzoo() -> str:
     return "" if m is None else source_tables(m) + "\n"
 
 
+def claims() -> str:
+    """From `recipes/claims/results/`, which `python -m zoo.reproduce` writes."""
+    return readme_table() + "\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "sample": sample,
     "twins": twins,
@@ -193,6 +199,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "benchmarks": benchmarks,
     "guardzoo": guardzoo,
+    "claims": claims,
 }
 
 

@@ -23,6 +23,7 @@ from zoo.core.guard import Calibration, Guard, mixed_odds
 from zoo.core.metrics import Record, summarise, twin_accuracy
 from zoo.core.module import GuardModule, Outcome
 from zoo.core.progress import StderrProgress
+from zoo.core.scores import decide, write_scores
 from zoo.written import written_against_scored
 
 LATENCY_SAMPLES = 8  # of each modality
@@ -197,9 +198,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """The design's metrics of `module` on the test split, after calibrating on validation unless `calibrated`.
 
-    Writes plots below `folder` if given. Twins are judged again without each modality that they need. `generate` test
-    rows are answered once more in free text (see `zoo.written`). Of several processes all judge, and the main one
-    measures: the others return nothing.
+    Writes `scores.jsonl` (what was said of each row) and `plots/` into `folder` if given. Twins are judged again
+    without each modality that they need. `generate` test rows are answered once more in free text (see `zoo.written`).
+    Of several processes all judge, and the main one measures: the others return nothing.
     """
     guard = module.guard
     reasons: dict[str, str] = {}
@@ -239,7 +240,8 @@ def evaluate(
     metrics["seed"], metrics["data_hash"] = seed, data_hash(data.corpus.samples)
     metrics["failed"] = len(data.errors) + len(module.failed_ids)
     if folder is not None:
-        _plots(rows, c.threshold, folder)
+        write_scores(folder / "scores.jsonl", (decide(r, c.threshold, c.category_threshold) for r in (*rows, *ablated)))
+        _plots(rows, c.threshold, folder / "plots")
     return metrics
 
 

@@ -90,7 +90,7 @@ def _build_thinkguard(config: dict[str, Any], data: GuardDataModule) -> GuardMod
 
 def _finish_guard(module: GuardModule, data: GuardDataModule, config: dict[str, Any], run: Path) -> dict[str, Any]:
     kind, more = config["trainer"]["accelerator"], config.get("evaluate", {})
-    metrics = evaluate(module, data, run / "plots", accelerator=kind, seed=config["seed"], **more)
+    metrics = evaluate(module, data, run, accelerator=kind, seed=config["seed"], **more)
     if is_main():
         save(module.guard, run / "model", config["method"], guard_card(config, metrics, data))
     return metrics

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     run = launch.first(lambda: _open_run(config, name))
     kind, more = config["trainer"]["accelerator"], config.get("evaluate", {})
     metrics = evaluate(
-        module, data, run / "plots", calibrated=calibrate == "false", accelerator=kind, seed=config["seed"], **more
+        module, data, run, calibrated=calibrate == "false", accelerator=kind, seed=config["seed"], **more
     )
     if not launch.is_main():
         return 0
