@@ -1,8 +1,9 @@
-"""The baseline beside every text number: TF-IDF features and logistic regression."""
+"""The baselines beside every text number: logistic regression, over TF-IDF or any other features."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -23,6 +24,49 @@ def text_of(sample: Sample) -> str:
     return "\n".join(lines)
 
 
+def tfidf(train: Sequence[str], *others: Sequence[str]) -> list[Any]:
+    """Sparse TF-IDF features [n, v] of the training texts and of each other list, fitted on the first.
+
+    Word 1- and 2-grams with sublinear counts (scikit-learn's vectoriser, min_df=2). An empty list gives None.
+    """
+    vectoriser = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(train) >= 100 else 1)
+    return [vectoriser.fit_transform(train), *(vectoriser.transform(t) if len(t) else None for t in others)]
+
+
+def logreg(
+    x: Any,
+    labels: Sequence[bool],
+    others: Sequence[Any],
+    val: Any = None,
+    val_labels: Sequence[bool] = (),
+    cs: Sequence[float] = CS,
+) -> list[np.ndarray]:
+    """P(unsafe) float [n] for each feature matrix of `others`, by a logistic regression on `x` [n, v].
+
+    C is the one of `cs` with the best AUPRC on the validation rows, the smaller of two that tie, or 1 where there are
+    none. None in `others` gives an empty array. Raises `DataError` where a set to fit or choose on has one class only.
+    """
+    _two_classes(labels, val_labels)
+    if not len(labels):
+        raise DataError("baseline: no training texts")
+    best: tuple[float, LogisticRegression] | None = None
+    for c in sorted(cs) if val is not None else (1.0,):
+        model = LogisticRegression(C=c, class_weight="balanced", max_iter=1000).fit(x, np.asarray(labels, bool))
+        score = 0.0
+        if val is not None:
+            score = float(average_precision_score(np.asarray(val_labels, bool), model.predict_proba(val)[:, 1]))
+        if best is None or score > best[0]:
+            best = (score, model)
+    assert best is not None
+    return [np.zeros(0) if o is None else best[1].predict_proba(o)[:, 1] for o in others]
+
+
+def _two_classes(train: Sequence[bool], val: Sequence[bool]) -> None:
+    for what, given in (("training", train), ("validation", val)):
+        if len(given) and len({bool(y) for y in given}) < 2:
+            raise DataError(f"baseline: the {what} labels are of one class: give safe and unsafe rows")
+
+
 def tfidf_logreg(
     train_texts: Sequence[str],
     train_labels: Sequence[bool],
@@ -32,30 +76,12 @@ def tfidf_logreg(
     val_labels: Sequence[bool] = (),
     cs: Sequence[float] = CS,
 ) -> np.ndarray:
-    """Probability of the unsafe class of each test text, float [n].
-
-    Word 1- and 2-grams with sublinear counts (scikit-learn's vectoriser, min_df=2); C is the one of `cs` with the best
-    AUPRC on the validation texts, the smaller of two that tie, or 1 where there are none. Raises `DataError` when
-    lengths differ or a set to fit or choose on has one class only.
-    """
+    """`logreg` on `tfidf`: P(unsafe) of each test text, float [n]. Raises `DataError` when lengths differ, too."""
     for what, texts, labels in (("training", train_texts, train_labels), ("validation", val_texts, val_labels)):
         if len(texts) != len(labels):
             raise DataError(f"baseline: {len(texts)} {what} texts for {len(labels)} labels")
-        if len(texts) and len({bool(y) for y in labels}) < 2:
-            raise DataError(f"baseline: the {what} labels are of one class: give safe and unsafe rows")
     if not len(train_texts):
         raise DataError("baseline: no training texts")
-    features = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(train_texts) >= 100 else 1)
-    x, y = features.fit_transform(train_texts), np.asarray(train_labels, bool)
-    test = features.transform(test_texts) if len(test_texts) else None
-    val = features.transform(val_texts) if len(val_texts) else None
-    best: tuple[float, LogisticRegression] | None = None
-    for c in sorted(cs) if val is not None else (1.0,):
-        model = LogisticRegression(C=c, class_weight="balanced", max_iter=1000).fit(x, y)
-        score = 0.0
-        if val is not None:
-            score = float(average_precision_score(np.asarray(val_labels, bool), model.predict_proba(val)[:, 1]))
-        if best is None or score > best[0]:
-            best = (score, model)
-    assert best is not None
-    return best[1].predict_proba(test)[:, 1] if test is not None else np.zeros(0)
+    _two_classes(train_labels, val_labels)
+    x, val, test = tfidf(train_texts, val_texts, test_texts)
+    return logreg(x, train_labels, [test], val, val_labels, cs)[0]

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
 
-from datamodules.baselines import text_of, tfidf_logreg
+from datamodules.baselines import logreg, text_of, tfidf_logreg
 from datamodules.schema import DataError, Sample
 
 
@@ -49,3 +51,15 @@ def test_bad_input_is_named(kwargs, message):
 def test_text_of_keeps_roles_and_leaves_media_out():
     sample = Sample.of(text="hello", image="a.png", response="good day")
     assert text_of(sample) == "user: hello\nassistant: good day"
+
+
+def test_any_features_will_do():
+    """Against scikit-learn fitted by hand at the C that validation prefers."""
+    rng = np.random.default_rng(0)
+    x, val, other = (rng.normal(size=(n, 5)) for n in (80, 60, 7))
+    y, vy = (m[:, 0] + rng.normal(size=len(m)) > 0 for m in (x, val))
+    models = {c: LogisticRegression(C=c, class_weight="balanced", max_iter=1000).fit(x, y) for c in (0.01, 1.0)}
+    best = max(models, key=lambda c: average_precision_score(vy, models[c].predict_proba(val)[:, 1]))
+    got, none = logreg(x, y, [other, None], val, vy, cs=(0.01, 1.0))
+    np.testing.assert_allclose(got, models[best].predict_proba(other)[:, 1])
+    assert none.shape == (0,)

@@ -77,8 +77,16 @@ def test_what_is_read_can_be_changed_without_harm(tmp_path):
 def test_a_full_shard_is_written_by_itself(tmp_path):
     cache = FeatureCache(tmp_path, shard_bytes=100)
     for i in range(5):
-        cache.put(str(i), matrix(4, 3, i))  # 48 bytes
-    assert len(list(tmp_path.glob("*.safetensors"))) == 1 and len(FeatureCache(tmp_path)) == 3
+        cache.put(str(i), matrix(4, 3, i))  # 48 bytes: two fit
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2 and len(FeatureCache(tmp_path)) == 4
+    cache.put("large", matrix(40, 3, 9))  # more than a shard: one of its own
+    cache.put("empty", matrix(0, 3, 9))
+    cache.flush()
+    again = FeatureCache(tmp_path)
+    assert {i: len(again.get(i)) for i in ("4", "large", "empty")} == {"4": 4, "large": 40, "empty": 0}
+    for i in range(5):
+        assert torch.equal(again.get(str(i)), matrix(4, 3, i))
+    assert torch.equal(again.get("large"), matrix(40, 3, 9))
 
 
 def test_the_first_value_of_a_key_stays(tmp_path):

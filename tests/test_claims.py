@@ -274,8 +274,8 @@ def edited(tmp_path, path, value):
         ("seeds", 0, "seeds: 0: expected"),
         ("arms/critique", {"recipe": "omniguard", "override": {}}, "arm 'critique': unknown field 'override'"),
         ("arms/critique/verb", "train", "arm 'critique': verb: 'train' is not known"),
-        ("arms/critique/model", "arm:labels", "`model` is what verb: test needs"),
-        ("arms/again/model", None, "`model` is what verb: test needs"),
+        ("arms/critique/model", "arm:labels", "`model` is what verb: test and"),
+        ("arms/again/model", None, "`model` is what verb: test and"),
         ("arms/again/model", "arm:critiqe", "uses the unknown arm 'critiqe'; did you mean 'critique'"),
         ("arms/again/model", "arm:again", "in a cycle: again → again"),
         ("arms/labels/overrides", {"seed": 1}, "arm 'labels': seed is set by the runner"),
@@ -315,7 +315,7 @@ def test_longer_cycles_and_files_that_are_no_claim(tmp_path):
     with pytest.raises(DataError, match="cycle: a → b → a"):
         load_claim(path)
     path = edited(tmp_path, "arms", {**page(tmp_path)["arms"], "a": {**test, "model": "arm:again"}})
-    with pytest.raises(DataError, match="'a' uses arm 'again', which is a test and makes no model"):
+    with pytest.raises(DataError, match="'a' uses arm 'again', which makes no model"):
         load_claim(path)
     (tmp_path / "toy.yaml").write_text("a: [")
     with pytest.raises(DataError, match="not YAML"):

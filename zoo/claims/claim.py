@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 
 from datamodules.schema import DataError, near, reject_unknown
+from zoo.baseline import check_baseline
 from zoo.config import recipes_folder
 from zoo.core.metrics import ABLATION
 
-VERBS = ("fit", "test")
+VERBS = ("fit", "test", "baseline")
 BINARY = ("f1", "auprc", "precision", "recall", "fpr", "accuracy")  # of the verdict
 CATEGORY = ("macro_f1", "micro_f1", "exact_match")  # of the categories
 REPORTED = "reported"  # a figure of metrics.json
@@ -32,7 +33,8 @@ RESERVED = ("recipe", "model", "seed", "resume", "runs")  # what the runner sets
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to get a model and its judged rows. `model`, of a test: a name, a folder, or `arm:<other>`.
+    """One way to get a model and its judged rows. `model`, of a test: a name, a folder, or `arm:<other>`; that of a
+    baseline is its name.
 
     `outcomes` is the file of judged rows in the run's folder: a method may write others beside `scores.jsonl`.
     """
@@ -147,8 +149,8 @@ def load_claim(name: str) -> Claim:
     try:
         claim = _claim(page, path.stem, hashlib.sha256(raw).hexdigest())
         for arm in claim.order():
-            if arm.uses and claim.arms[arm.uses].verb == "test":
-                raise DataError(f"arm {arm.name!r} uses arm {arm.uses!r}, which is a test and makes no model")
+            if arm.uses and claim.arms[arm.uses].verb != "fit":
+                raise DataError(f"arm {arm.name!r} uses arm {arm.uses!r}, which makes no model")
     except DataError as e:
         raise DataError(f"{path}: {e}") from e
     return claim
@@ -204,8 +206,10 @@ def _arm(name: str, raw: Any) -> Arm:
     what = f"arm {name!r}"
     raw = _mapping(raw, what, ("verb", "recipe", "model", "overrides", "outcomes"), ("recipe",))
     verb = _choice(raw.get("verb", "fit"), VERBS, f"{what}: verb")
-    if (verb == "test") != bool(raw.get("model")):
-        raise DataError(f"{what}: `model` is what verb: test needs, and only that")
+    if (verb != "fit") != bool(raw.get("model")):
+        raise DataError(f"{what}: `model` is what verb: test and verb: baseline need, and only they")
+    if verb == "baseline":
+        check_baseline(str(raw["model"]))
     outcomes = str(raw.get("outcomes", "scores"))
     if not outcomes.replace("_", "").isalnum():
         raise DataError(f"{what}: outcomes: {outcomes!r} is not the stem of a file in the run's folder")

@@ -20,6 +20,7 @@ from typing import Any
 import datamodules
 import zoo
 from datamodules.schema import DataError, canonical_json
+from zoo.baseline import BASELINES
 from zoo.claims.claim import Arm, Claim
 from zoo.config import compose, plain
 from zoo.core import weights
@@ -92,13 +93,13 @@ class Unit:
 
     def runs(self) -> list[Path]:
         """Run folders in it that have a configuration, the newest last."""
-        below = self.folder if self.arm.verb == "fit" else self.folder / "test"
+        below = self.folder if self.arm.verb == "fit" else self.folder / self.arm.verb
         return sorted(p.parent for p in (below / self.config["recipe"]).glob("*/config.yaml"))
 
 
 def _model_hash(name: str) -> str:
-    """sha256 of a model's config.json, which holds that of its weights."""
-    return weights.sha256_of(weights.find(name) / "config.json")
+    """sha256 of a model's config.json, which holds that of its weights; a baseline's name is all there is of it."""
+    return name if name in BASELINES else weights.sha256_of(weights.find(name) / "config.json")
 
 
 def code_hash() -> str:
@@ -119,7 +120,8 @@ def plan_units(
 ) -> dict[tuple[str, int], Unit]:
     """(arm, seed) → run, in the order in which they can go. Everything a command line can have wrong is raised here.
 
-    Raises `DataError` that names the arm. A test of a published model has one run, whatever the seeds.
+    Raises `DataError` that names the arm. A test of a published model has one run, whatever the seeds, and so has a
+    baseline, whose optimum depends on none.
     """
     ready = {}
     for arm in claim.order():
@@ -134,7 +136,7 @@ def plan_units(
     units: dict[tuple[str, int], Unit] = {}
     for n in range(seeds):
         for name, (arm, given, config) in ready.items():
-            seed = 0 if arm.verb == "test" and not arm.uses else n
+            seed = 0 if arm.verb != "fit" and not arm.uses else n
             uses = units[arm.uses, n] if arm.uses else None
             units[name, n] = Unit(arm, seed, {**given, "seed": str(seed)}, {**config, "seed": seed}, uses, root)
     return units
@@ -147,7 +149,7 @@ def _config(arm: Arm, given: Mapping[str, str]) -> dict[str, Any]:
     method = METHODS[config["method"]]
     if arm.verb == "fit":
         method.check(config)
-    elif not arm.uses:
+    elif arm.verb == "test" and not arm.uses:
         weights.find(str(arm.model))
     plan(config["trainer"], config["data"]["batch_size"])
     return config
@@ -177,7 +179,7 @@ def _words(unit: Unit, begun: list[Path]) -> list[str]:
     if unit.arm.verb == "fit" and begun:
         return [f"resume={begun[-1]}"]
     words = [f"recipe={unit.arm.recipe}", *(f"{k}={v}" for k, v in unit.arguments.items()), f"runs={unit.folder}"]
-    if unit.arm.verb == "test":
+    if unit.arm.verb != "fit":
         words.append(f"model={unit.uses.run if unit.uses else unit.arm.model}")
     return words
 

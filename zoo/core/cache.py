@@ -34,8 +34,11 @@ class FeatureCache:
         self.shard_bytes = shard_bytes
         self._where: dict[str, tuple[int, int, int]] = {}  # key -> (shard, first row, rows)
         self._shards: list[np.ndarray] = []  # each [rows, d], memory-mapped
-        self._pending: dict[str, np.ndarray] = {}
-        self._pending_bytes = 0
+        self._pending: dict[str, tuple[int, int, int]] = {}  # key -> (width, first row, rows)
+        # What is pending lies in one block for each width: many small arrays, each kept for long among the large and
+        # short-lived ones of the encoders, would keep the allocator from giving memory back.
+        self._blocks: dict[int, np.ndarray] = {}  # width -> [rows, width]
+        self._used: dict[int, int] = {}  # width -> rows
         self._opened: set[Path] = set()
         self.folder.mkdir(parents=True, exist_ok=True)
         sweep(self.folder)
@@ -60,7 +63,10 @@ class FeatureCache:
         at = self._where.get(key)
         if at is None:
             pending = self._pending.get(key)
-            return None if pending is None else torch.from_numpy(pending.copy())
+            if pending is None:
+                return None
+            width, first, rows = pending
+            return torch.from_numpy(self._blocks[width][first : first + rows].copy())
         shard, first, rows = at
         return torch.from_numpy(np.array(self._shards[shard][first : first + rows]))  # [n, d]
 
@@ -69,25 +75,28 @@ class FeatureCache:
             raise ValueError(f"a cached feature is a float32 matrix, got {value.dtype} {tuple(value.shape)}")
         if key in self:
             return
-        array = value.detach().cpu().contiguous().numpy()
-        self._pending[key] = array
-        self._pending_bytes += array.nbytes
-        if self._pending_bytes >= self.shard_bytes:
+        rows, width = value.shape
+        if width in self._blocks and self._used[width] + rows > len(self._blocks[width]):
             self.flush()
+        if width not in self._blocks or rows > len(self._blocks[width]):
+            self._blocks[width] = np.empty((max(rows, self.shard_bytes // (4 * max(width, 1)), 1), width), np.float32)
+        first = self._used.get(width, 0)
+        self._blocks[width][first : first + rows] = value.detach().cpu().numpy()
+        self._used[width] = first + rows
+        self._pending[key] = (width, first, rows)
 
     def flush(self) -> None:
         """Writes what is pending: one shard for each width."""
-        widths = sorted({a.shape[1] for a in self._pending.values()})
-        for width in widths:
-            keys = [k for k, a in self._pending.items() if a.shape[1] == width]
-            data = np.concatenate([self._pending[k] for k in keys])  # [rows, d]
-            meta = {"keys": json.dumps(keys), "rows": json.dumps([len(self._pending[k]) for k in keys])}
+        for width in sorted({w for w, _, _ in self._pending.values()}):
+            mine = [(key, rows) for key, (w, _, rows) in self._pending.items() if w == width]  # in the block's order
+            data = self._blocks[width][: self._used[width]]  # [rows, d]
+            meta = {"keys": json.dumps([k for k, _ in mine]), "rows": json.dumps([n for _, n in mine])}
             path = self.folder / f"{uuid.uuid4().hex}.safetensors"
             with replacing(path) as f:
                 f.write(save_bytes({"data": data}, metadata=meta))
             self._open(path)
+            self._used[width] = 0
         self._pending.clear()
-        self._pending_bytes = 0
 
     def _open(self, path: Path) -> None:
         whole = path.stat().st_size
