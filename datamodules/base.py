@@ -69,7 +69,8 @@ class GuardDataModule(L.LightningDataModule):
     """Samples of one source, of some modalities, as train, val and test loaders.
 
     Args:
-        source: sample (rendered scenes and permissive text), real (labelled public files under `data_dir`) or manifest.
+        source: sample (rendered scenes and permissive text), real (labelled public files under `data_dir`), guardzoo
+            (all labelled text and trajectories there) or manifest.
         path: the manifest, for source="manifest".
         data_dir: the folder that the files lie in; default: the manifest's folder.
         policy: a policy file (or Policy) that replaces the source's entries; default for manifests: the 15 categories.
@@ -82,6 +83,7 @@ class GuardDataModule(L.LightningDataModule):
         balance: 0 equal shares of the modalities, 1 their natural ones.
         shares: factors on those shares, by modality.
         bucket: training batches of similar length, for text alone.
+        held_out: for guardzoo, the sources that are for test alone; None: `guardzoo.HELD_OUT`.
     """
 
     modality: str | None = None  # set by the single-modality DataModules
@@ -107,6 +109,7 @@ class GuardDataModule(L.LightningDataModule):
         max_rows: int | None = None,
         corpus_seed: int = 0,
         bucket: bool = False,
+        held_out: Sequence[str] | None = None,
     ):
         super().__init__()
         self.source, self.path, self.data_dir = source, path, data_dir
@@ -116,7 +119,7 @@ class GuardDataModule(L.LightningDataModule):
         self.max_entries, self.epoch_size, self.balance, self.scale = max_entries, epoch_size, balance, scale
         self.shares = dict(shares or {})
         self.licences, self.max_rows, self.corpus_seed = licences, max_rows, corpus_seed
-        self.bucket = bucket
+        self.bucket, self.held_out = bucket, held_out
         if bucket and source != "manifest" and self.modalities != ("text",):
             raise DataError(f"bucket=true is for text alone: set modalities=[text] for source {source!r}")
         self.transform: Callable[..., Any] = pairs
@@ -148,6 +151,7 @@ class GuardDataModule(L.LightningDataModule):
                 licences=self.licences,
                 modalities=self.modalities,
                 max_rows=self.max_rows,
+                held_out=self.held_out,
             )
             self.errors += corpus.report.get("errors", [])
             if not corpus.samples:

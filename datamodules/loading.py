@@ -1,4 +1,4 @@
-"""Sources by name: the sample corpus, the real files, a user's manifest."""
+"""Sources by name: the sample corpus, the real files, GuardZoo, a user's manifest."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from datamodules.bank import PolicyBank, unique_ids
 from datamodules.corpus import scenes
 from datamodules.corpus.concepts import bank as scene_bank
 from datamodules.corpus.types import Corpus
+from datamodules.guardzoo import HELD_OUT, load_guardzoo
 from datamodules.lazy import joined, of_modalities, splits_of, taken
 from datamodules.manifest import load_manifest
 from datamodules.real import load_real
@@ -21,7 +22,7 @@ from datamodules.sources.split import assign_splits, near_duplicate_groups
 from datamodules.sources.wordings import text_bank
 from datamodules.taxonomy import DEFAULT_POLICY
 
-SOURCES = ("sample", "real", "manifest")
+SOURCES = ("sample", "real", "guardzoo", "manifest")
 MODALITIES = ("text", "image", "audio", "video", "joint")
 
 
@@ -36,11 +37,14 @@ def load_corpus(
     licences: str = "all",
     modalities: Sequence[str] | None = None,
     max_rows: int | None = None,
+    held_out: Sequence[str] | None = None,
 ) -> Corpus:
     """Samples with their splits, and the bank that training policies come from. Raises `DataError`.
 
-    `source` may name several, as in `sample+real`.
+    `source` may name several, as in `sample+real`. `held_out` is for guardzoo: the sources that are for test alone.
     """
+    if held_out is not None and "guardzoo" not in source.split("+"):
+        raise DataError(f"held_out is for source 'guardzoo', not for {source!r}: leave it out")
     settings = {
         "path": path,
         "data_dir": data_dir,
@@ -51,7 +55,8 @@ def load_corpus(
     }
     settings |= {"modalities": modalities, "max_rows": max_rows}
     if "+" in source:
-        return _merged([load_corpus(name, **settings) for name in source.split("+")])
+        zoo = {"held_out": held_out}
+        return _merged([load_corpus(n, **settings, **(zoo if n == "guardzoo" else {})) for n in source.split("+")])
     if source == "sample":
         corpus = load_sample(seed, scale, modalities)
     elif source == "real":
@@ -61,6 +66,11 @@ def load_corpus(
         needed = () if modalities is None else (*modalities, *(("image", "audio") if "joint" in modalities else ()))
         kinds = {"modalities": tuple(dict.fromkeys(needed))} if needed else {}
         corpus = load_real(Path(data_dir), seed=seed, licences=licences, **limit, **kinds)
+    elif source == "guardzoo":
+        if data_dir is None:
+            raise DataError("source 'guardzoo' needs data_dir=FOLDER: the folder that SOURCES.md lists")
+        sources = HELD_OUT if held_out is None else held_out
+        corpus = load_guardzoo(data_dir, seed, licences, sources, max_rows)
     elif source == "manifest":
         corpus = load_manifest(path, data_dir, policy, seed, max_rows)
     else:

@@ -19,6 +19,7 @@ from datamodules.real_joint import joint_samples, several_photos
 from datamodules.real_policies import fixed_media, fixed_text, hide, slices, thin_cross_modal, under_default
 from datamodules.real_split import assign_media, assign_text, cap, drop_duplicates
 from datamodules.schema import DataError, Sample, near
+from datamodules.sources.files import licensed
 from datamodules.sources.media_labels import cross_modal
 from datamodules.sources.registry import SOURCES
 from datamodules.sources.wordings import real_bank
@@ -66,7 +67,7 @@ def load_real(
             continue
         rows = source.module.load(data_dir)
         read[name] = len(rows)
-        rows = [_licensed(s, source.module) for s in rows]
+        rows = [licensed(s, source.module) for s in rows]
         # Split first, then filter: a row is on the same side whatever licences are asked for.
         if source.modality == "text":
             rows = assign_text(rows, bank.held_out, seed, dropped[name])
@@ -85,11 +86,6 @@ def load_real(
     samples += _media(files, bank, seed, modalities, dropped)
     unique_ids(samples)
     return Corpus(samples, bank, _report(samples, read, dropped, licences, bank.held_out))
-
-
-def _licensed(sample: Sample, module: Any) -> Sample:
-    meta = {"licence": module.LICENCE, "permissive": module.PERMISSIVE, **sample.meta}
-    return sample.replace(meta=meta)
 
 
 def _texts(texts: list[Sample], bank: Any, seed: int, dropped: dict[str, Counter]) -> list[Sample]:

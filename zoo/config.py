@@ -23,7 +23,7 @@ from datamodules.schema import DataError, near
 
 GROUPS = ("data", "trainer", "backbone")
 PATHS = ("data_dir", "path", "policy", "revision")  # keys that are null until they name a file or a version
-LISTS = ("modalities",)  # keys that are null until they hold a list
+LISTS = ("modalities", "held_out")  # keys that are null until they hold a list
 
 
 def recipes_folder() -> Path:

@@ -2,21 +2,29 @@
 
 `python -m zoo.data fetch [NAME …]` resolves assets (all of them without a name) into ZOO_HOME, verified.
 `python -m zoo.data count [recipe=NAME] [key=value …]` prints the samples of a recipe's data by split and modality.
+`python -m zoo.data sources` lists the public data sets with their licences.
+`python -m zoo.data guardzoo data_dir=DIR [licences=permissive] [seed=0] [max_rows=N] [json=FILE]` prints GuardZoo's
+sources × categories, and what was left out; `json` writes the same counts to a file.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from datamodules.assets import ASSETS, resolve
+from datamodules.guardzoo import load_guardzoo
 from datamodules.schema import SPLITS, DataError, near
-from datamodules.sources.registry import SOURCES
+from datamodules.sources.registry import GUARDZOO, SOURCES
 from zoo import cli
-from zoo.config import compose, plain
+from zoo.config import compose, plain, split_arguments
+from zoo.core.run import write_json
+from zoo.core.source_table import source_tables
 from zoo.core.tables import markdown_table
 from zoo.fit import build_data
 
-VERBS = ("fetch", "count", "sources")
+VERBS = ("fetch", "count", "sources", "guardzoo")
+GUARDZOO_KEYS = ("data_dir", "licences", "seed", "max_rows", "json")
 
 
 def fetch(names: list[str]) -> None:
@@ -41,8 +49,35 @@ def count(arguments: list[str]) -> int:
 
 
 def sources() -> None:
-    rows = [[name, module.TARGET, module.LICENCE, module.PERMISSIVE] for name, module in sorted(SOURCES.items())]
+    modules = {name: source.module for name, source in (GUARDZOO | SOURCES).items()}
+    rows = [[name, m.TARGET, m.LICENCE, m.PERMISSIVE] for name, m in sorted(modules.items())]
     print(markdown_table(["source", "the label is about", "licence", "permissive"], rows))
+
+
+def guardzoo(arguments: list[str]) -> None:
+    given = split_arguments(arguments)
+    for key in given:
+        if key not in GUARDZOO_KEYS:
+            raise DataError(f"guardzoo has no key {key!r}{near(key, GUARDZOO_KEYS)}")
+    if not given.get("data_dir"):
+        raise DataError("guardzoo needs data_dir=FOLDER: the folder that SOURCES.md lists")
+    numbers = {key: _number(key, given[key]) for key in ("seed", "max_rows") if key in given}
+    report = load_guardzoo(
+        given["data_dir"],
+        seed=numbers.get("seed", 0),
+        licences=given.get("licences", "all"),
+        max_rows_per_source=numbers.get("max_rows"),
+    ).report
+    if given.get("json"):
+        write_json(Path(given["json"]), report)
+    print(source_tables(report))
+
+
+def _number(key: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise DataError(f"{key}={text}: expected a whole number") from None
 
 
 def main(arguments: list[str]) -> int:
@@ -53,6 +88,8 @@ def main(arguments: list[str]) -> int:
         return count(arguments[1:])
     elif verb == "sources":
         sources()
+    elif verb == "guardzoo":
+        guardzoo(arguments[1:])
     else:
         raise DataError(f"unknown verb {verb!r}{near(verb, VERBS)}")
     return 0

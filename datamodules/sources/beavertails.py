@@ -18,11 +18,26 @@ import hashlib
 from pathlib import Path
 
 from datamodules.schema import DataError, Sample
-from datamodules.sources.files import locate, read_json, text_sample
+from datamodules.sources.files import read_json, text_sample
+from datamodules.sources.record import Repo, SourceFile, verified
 
 LICENCE = "CC-BY-NC-4.0"
 PERMISSIVE = False
 TARGET = "response"
+WIZARD101 = Repo("bigsnarfdude/wizard101", "46c3ee4494aa2651232857ba365245443b3e6fa1")
+GUARDREASONER = Repo("yueliu1999/GuardReasoner", "bb7e686dc0535884d6994de5f950a072772e7fe2")
+FILES = (
+    SourceFile(
+        "text/beavertails_test/beavertails_30k.json", WIZARD101, "data/benchmark/beavertails_30k.json",
+        "f83dce85f60cc9c659a727acb3b3a2b74013d1d5d390a148270ccf2ee1e10279", rows=2988, cut=33,
+        sha256="8feb8791d40e158352f42ca65f461ab42d99e947af20e7477b5a2f743a6bf38e",
+    ),
+    SourceFile(
+        "text/beavertails_test/0_A_beaver_tails.json", GUARDREASONER, "data/benchmark/0_A_beaver_tails.json",
+        "34f1e315cfeb348c63b6082dea93db67a8fd67e4fded8ccd2087cabe0a81169b", rows=2988, cut=33,
+        sha256="37a17dccf09be23dfeaf8a24a2101d360422657d69eb091a71fb544456f78479",
+    ),
+)  # fmt: skip
 FLAGS = {
     "violence,aiding_and_abetting,incitement": "S1",
     "drug_abuse,weapons,banned_substance": "S1",
@@ -43,9 +58,9 @@ _USER, _ASSISTANT = "Human user:\n", "\n\nAI assistant:\n"
 
 
 def load(data_dir: Path) -> list[Sample]:
-    """Raises `DataError` when a file is missing or the two files are not aligned."""
-    labels = read_json(locate(data_dir, "text/beavertails_test", "beavertails_30k.json"))
-    texts = read_json(locate(data_dir, "text/beavertails_test", "0_A_beaver_tails.json"))
+    """Raises `DataError` when a file is missing or another one, or the two files are not aligned."""
+    labels = read_json(verified(data_dir, FILES, "beavertails_30k.json"))
+    texts = read_json(verified(data_dir, FILES, "0_A_beaver_tails.json"))
     if len(labels) != len(texts):
         raise DataError(f"text/beavertails_test: {len(labels)} labels for {len(texts)} texts: the files must align")
     samples = []

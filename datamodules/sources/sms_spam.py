@@ -13,16 +13,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from datamodules.schema import Sample
-from datamodules.sources.files import locate, text_sample
+from datamodules.sources.files import text_sample
+from datamodules.sources.record import Repo, SourceFile, verified
 
 LICENCE = "CC-BY-4.0"
 PERMISSIVE = True
 TARGET = "prompt"
+REPO = Repo("justmarkham/pycon-2016-tutorial", "5339710562cc46c4a32a369d63f1e8751a18a54e")
+FILES = (
+    SourceFile(
+        "text/sms_spam/sms.tsv", REPO, "data/sms.tsv",
+        "7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d", rows=5574,
+    ),
+)  # fmt: skip
 
 
 def load(data_dir: Path) -> list[Sample]:
-    """Raises `DataError` when the file is missing."""
-    text = locate(data_dir, "text/sms_spam", "sms.tsv").read_text(encoding="utf-8")
+    """Raises `DataError` when the file is missing or another one."""
+    text = verified(data_dir, FILES).read_text(encoding="utf-8")
     samples = []
     for n, line in enumerate(text.rstrip("\n").split("\n")):
         label, _, message = line.partition("\t")

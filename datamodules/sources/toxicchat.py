@@ -13,17 +13,26 @@ from __future__ import annotations
 from pathlib import Path
 
 from datamodules.schema import Sample
-from datamodules.sources.files import locate, read_json, text_sample
+from datamodules.sources.files import read_json, text_sample
+from datamodules.sources.record import Repo, SourceFile, verified
 
 LICENCE = "CC-BY-NC-4.0"
 PERMISSIVE = False
 TARGET = "prompt"
 EVAL_ONLY = True
+REPO = Repo("bigsnarfdude/wizard101", "46c3ee4494aa2651232857ba365245443b3e6fa1")
+FILES = (
+    SourceFile(
+        "text/toxicchat_test/toxicchat_test.json", REPO, "data/benchmark/toxicchat_test.json",
+        "8553aabeaf40b2d1196b29c7e747c42ebc1b36ad81b2bf61ca6416a8a8b993f7", rows=5079, cut=4,
+        sha256="1760b508cf7afda91c53d8ffecad33126a7ec21cbeaef9eb49ee584c9345e882",
+    ),
+)  # fmt: skip
 
 
 def load(data_dir: Path) -> list[Sample]:
-    """Raises `DataError` when the file is missing."""
-    rows = read_json(locate(data_dir, "text/toxicchat_test", "toxicchat_test.json"))
+    """Raises `DataError` when the file is missing or another one."""
+    rows = read_json(verified(data_dir, FILES))
     return [
         text_sample("toxicchat", n, row["text"], unsafe=row["label"] == "harmful", split="test")
         for n, row in enumerate(rows)

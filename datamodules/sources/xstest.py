@@ -13,18 +13,27 @@ from __future__ import annotations
 from pathlib import Path
 
 from datamodules.schema import Sample
-from datamodules.sources.files import locate, read_csv, text_sample
+from datamodules.sources.files import read_csv, text_sample
+from datamodules.sources.record import Repo, SourceFile, verified
 
 LICENCE = "CC-BY-4.0"
 PERMISSIVE = True
 TARGET = "prompt"
 EVAL_ONLY = True
+REPO = Repo("paul-rottger/exaggerated-safety", "d7bb5bd738c1fcbc36edd83d5e7d1b71a3e2d84d")
+FILES = (
+    SourceFile(
+        "text/xstest/xstest_prompts.csv", REPO, "xstest_prompts.csv",
+        "11783fb294ed017473ee53c207d71f2161c7672c8d0b037501e78387f801cb5a", rows=448, cut=2,
+        sha256="0c03d5a94460432a863bfb8be746f0f5acb1fb163c74d64c8c1bf7c2ae7015ed",
+    ),
+)  # fmt: skip
 
 
 def load(data_dir: Path) -> list[Sample]:
-    """Raises `DataError` when the file is missing."""
+    """Raises `DataError` when the file is missing or another one."""
     samples = []
-    for row in read_csv(locate(data_dir, "text/xstest", "xstest_prompts.csv")):
+    for row in read_csv(verified(data_dir, FILES)):
         unsafe = row["label"] == "unsafe"
         meta = {"kind": row["type"]} if unsafe else {"kind": row["type"], "slice": "benign_contrast"}
         samples.append(text_sample("xstest", row["id"], row["prompt"], unsafe=unsafe, split="test", **meta))
