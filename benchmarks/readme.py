@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from zoo.claims.report import readme_table
 from zoo.core.tables import fmt, markdown_table
 
 ROOT = Path(__file__).parent.parent
@@ -177,6 +178,11 @@ def benchmarks() -> str:
     return markdown_table(["what", "against", "in one run"], rows) + "\n"
 
 
+def claims() -> str:
+    """From `recipes/claims/results/`, which `python -m zoo.reproduce` writes."""
+    return readme_table() + "\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "sample": sample,
     "twins": twins,
@@ -185,6 +191,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "overflagging": overflagging,
     "speed": speed,
     "benchmarks": benchmarks,
+    "claims": claims,
 }
 
 

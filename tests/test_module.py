@@ -210,7 +210,7 @@ def test_a_published_calibration_is_kept(fitted, folder, tmp_path):
     module, data = fitted[1], data_of(folder)
     module.attach(data)
     module.guard.calibration = given = Calibration(2.0, 0.25, 1.5, 0.75)
-    metrics = evaluate(module, data, tmp_path / "plots", calibrated=True)
+    metrics = evaluate(module, data, tmp_path, calibrated=True)
     assert module.guard.calibration == given
     assert (metrics["threshold"], metrics["temperature"], metrics["category_threshold"]) == (0.25, 2.0, 0.75)
     assert sorted(p.name for p in (tmp_path / "plots").iterdir()) == [

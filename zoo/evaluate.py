@@ -23,6 +23,7 @@ from zoo.core.guard import Calibration, Guard, mixed_odds
 from zoo.core.metrics import Record, summarise, twin_accuracy
 from zoo.core.module import GuardModule, Outcome
 from zoo.core.progress import StderrProgress
+from zoo.core.scores import decide, write_scores
 
 LATENCY_SAMPLES = 8  # of each modality
 
@@ -195,7 +196,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """The design's metrics of `module` on the test split, after calibrating on validation unless `calibrated`.
 
-    Writes plots below `folder` if given. Twins are judged again without each modality that they need. Of several
+    Writes `scores.jsonl` (what was said of each row) and `plots/` into `folder` if given. Twins are judged again without each modality that they need. Of several
     processes all judge, and the main one measures: the others return nothing.
     """
     guard = module.guard
@@ -232,7 +233,10 @@ def evaluate(
     metrics["seed"], metrics["data_hash"] = seed, data_hash(data.corpus.samples)
     metrics["failed"] = len(data.errors) + len(module.failed_ids)
     if folder is not None:
-        _plots(rows, c.threshold, folder)
+        write_scores(
+            folder / "scores.jsonl", (decide(r, c.threshold, c.category_threshold) for r in (*rows, *ablated))
+        )
+        _plots(rows, c.threshold, folder / "plots")
     return metrics
 
 

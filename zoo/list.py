@@ -1,9 +1,10 @@
-"""Lists what there is: `python -m zoo.list [models|recipes]`, and what training needs: `python -m zoo.list memory`."""
+"""Lists what there is: `python -m zoo.list [models|recipes|claims]`, and what training needs: `python -m zoo.list memory`."""
 
 from __future__ import annotations
 
 from datamodules.schema import DataError, near
 from zoo import cli
+from zoo.claims.report import list_table
 from zoo.config import options, recipe_names, recipes_folder
 from zoo.core.tables import markdown_table
 from zoo.core.weights import manifest
@@ -34,7 +35,7 @@ def memory() -> str:
     return markdown_table(head, table())
 
 
-LISTS = {"models": models, "recipes": recipes}
+LISTS = {"models": models, "recipes": recipes, "claims": list_table}
 MORE = {"memory": memory}  # only when asked for: it takes seconds
 
 

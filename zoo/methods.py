@@ -63,7 +63,7 @@ def _build_guard(config: dict[str, Any], data: GuardDataModule) -> GuardModule:
 
 
 def _finish_guard(module: GuardModule, data: GuardDataModule, config: dict[str, Any], run: Path) -> dict[str, Any]:
-    metrics = evaluate(module, data, run / "plots", accelerator=config["trainer"]["accelerator"], seed=config["seed"])
+    metrics = evaluate(module, data, run, accelerator=config["trainer"]["accelerator"], seed=config["seed"])
     if is_main():
         save(module.guard, run / "model", config["method"], guard_card(config, metrics, data))
     return metrics

@@ -41,9 +41,7 @@ def main(arguments: list[str]) -> int:
     module.attach(data)
     run = launch.first(lambda: _open_run(config, name))
     kind = config["trainer"]["accelerator"]
-    metrics = evaluate(
-        module, data, run / "plots", calibrated=calibrate == "false", accelerator=kind, seed=config["seed"]
-    )
+    metrics = evaluate(module, data, run, calibrated=calibrate == "false", accelerator=kind, seed=config["seed"])
     if not launch.is_main():
         return 0
     metrics["model"], metrics["seconds"] = name, round(time.perf_counter() - started, 1)

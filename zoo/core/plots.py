@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,4 +144,35 @@ def confusion(scores: Any, golds: Any, threshold: float, path: str | Path) -> Pa
     bar = figure.colorbar(image, ax=axes, fraction=0.046)
     bar.ax.tick_params(labelsize=_TICK)
     bar.set_label("share of the gold class", fontsize=_LABEL)
+    return _save(figure, path)
+
+
+Interval = tuple[str, float | None, Sequence[float] | None, Sequence[float] | None]
+
+
+def intervals(panels: Mapping[str, Sequence[Interval]], path: str | Path) -> Path:
+    """Values with their intervals, a panel a title: rows of (name, value, [low, high], margins). Returns `path`.
+
+    Margins are marked by a dashed line in their row; a row without a value says so.
+    """
+    count = sum(len(rows) for rows in panels.values())
+    figure = _figure(9, 1.6 * len(panels) + 0.42 * count)
+    axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[len(r) + 1 for r in panels.values()])[:, 0]
+    for number, (ax, (title, rows)) in enumerate(zip(axes, panels.items())):
+        _dress(ax, title, "", "")
+        colour = COLOURS[number % len(COLOURS)]
+        for y, (_, value, ci, margins) in enumerate(rows):
+            if value is None:
+                ax.text(0.5, y, "undefined", transform=ax.get_yaxis_transform(), ha="center", va="center")
+                continue
+            if ci:
+                ax.hlines(y, *ci, color=colour, linewidth=2)
+            ax.plot(value, y, marker="o", color=colour)
+            if margins is not None:
+                ax.vlines(margins, y - 0.4, y + 0.4, color=COLOURS[-1], linestyle="--", linewidth=1.5)
+        if any(row[3] is not None for row in rows):
+            ax.axvline(0, color="0.8", linewidth=1, zorder=0)
+        ax.set_yticks(range(len(rows)), [row[0] for row in rows])
+        ax.set_ylim(len(rows) - 0.4, -0.6)
+        ax.grid(axis="x", color="0.92")
     return _save(figure, path)

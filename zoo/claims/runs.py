@@ -1,0 +1,223 @@
+"""Arms × seeds as runs on the disk: what is finished is kept, what was stopped goes on, a crash costs one run.
+
+Each run is a process of its own (`python -m zoo.fit …`): its memory is given back, and what kills it kills nothing
+else. Its folder is called after a hash of what decides its outcome, so the same arm of a changed claim is found again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datamodules
+import zoo
+from datamodules.schema import DataError, canonical_json
+from zoo.claims.claim import Arm, Claim
+from zoo.config import compose, plain
+from zoo.core import weights
+from zoo.core.interrupts import Interrupted
+from zoo.core.processes import plan
+from zoo.core.resume import identity
+from zoo.core.run import write_json
+from zoo.methods import METHODS
+
+DONE = "arm.json"
+Launch = Callable[[str, list[str], Path], int]
+"""(verb, arguments, log) → exit code of the command, whose words are appended to the log."""
+
+
+class ArmError(Exception):
+    """A run that ended without metrics; the others go on."""
+
+
+@dataclass
+class Unit:
+    """One run: an arm with a seed. `config` is the recipe's, resolved; `uses` is the run that a test's model is from.
+
+    `data_hash` is set once the data has been looked at, and `folder` stands under `root` only then.
+    """
+
+    arm: Arm
+    seed: int
+    arguments: dict[str, str]
+    config: dict[str, Any]
+    uses: Unit | None
+    root: Path
+    data_hash: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm.name}, seed {self.seed}"
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of configuration, data, model and version: runs with one key are the same run."""
+        what = {
+            "verb": self.arm.verb,
+            "config": identity(self.config),
+            "calibrate": self.arguments.get("calibrate"),
+            "model": self.uses.key if self.uses else self.arm.model and _model_hash(self.arm.model),
+            "data": self.data_hash,
+            "version": zoo.__version__,
+        }
+        return hashlib.sha256(canonical_json(what).encode()).hexdigest()[:12]
+
+    @cached_property
+    def folder(self) -> Path:
+        """An existing folder with this key, or a new one's name."""
+        return next(iter(sorted(self.root.glob(f"*-{self.key}"))), self.root / f"{self.arm.name}-{self.seed}-{self.key}")
+
+    @property
+    def run(self) -> Path:
+        """The finished run's folder."""
+        return self.folder / self.done["run"]
+
+    @property
+    def done(self) -> dict[str, Any]:
+        return json.loads((self.folder / DONE).read_text(encoding="utf-8"))
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / DONE).is_file() and (self.run / "metrics.json").is_file()
+
+    def runs(self) -> list[Path]:
+        """Run folders in it that have a configuration, the newest last."""
+        below = self.folder if self.arm.verb == "fit" else self.folder / "test"
+        return sorted(p.parent for p in (below / self.config["recipe"]).glob("*/config.yaml"))
+
+
+def _model_hash(name: str) -> str:
+    """sha256 of a model's config.json, which holds that of its weights."""
+    return weights.sha256_of(weights.find(name) / "config.json")
+
+
+def code_hash() -> str:
+    """sha256 over this package's Python files: whether two runs were made by the same code."""
+    digest = hashlib.sha256()
+    for package in (zoo, datamodules):
+        root = Path(package.__file__).parent
+        for path in sorted(root.rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+# ------------------------------------------------------------------------------------------------------------ planning
+
+
+def plan_units(
+    claim: Claim, seeds: int, overrides: Mapping[str, str], gpu: bool, root: Path
+) -> dict[tuple[str, int], Unit]:
+    """(arm, seed) → run, in the order in which they can go. Everything a command line can have wrong is raised here.
+
+    Raises `DataError` that names the arm. A test of a published model has one run, whatever the seeds.
+    """
+    units: dict[tuple[str, int], Unit] = {}
+    order = claim.order()
+    for arm in order:
+        clash = sorted(set(arm.overrides) & set(overrides))
+        if clash:
+            raise DataError(f"{clash[0]} is what arm {arm.name!r} is about: it cannot be set for all arms")
+    for seed in range(seeds):
+        for arm in order:
+            given = {**claim.defaults, **((claim.gpu or {}) if gpu else {}), **arm.overrides, **overrides}
+            fixed = arm.verb == "test" and arm.uses is None
+            uses = units[arm.uses, seed] if arm.uses else None
+            given["seed"] = str(0 if fixed else seed)
+            try:
+                config = _config(arm, given)
+                if arm.verb == "test" and not arm.uses:
+                    weights.find(str(arm.model))
+            except DataError as e:
+                raise DataError(f"arm {arm.name!r}: {e}") from e
+            units[arm.name, seed] = Unit(arm, int(given["seed"]), given, config, uses, root)
+    return units
+
+
+def _config(arm: Arm, given: Mapping[str, str]) -> dict[str, Any]:
+    """The recipe's configuration, checked as the command would. Raises `DataError`."""
+    own = {k: v for k, v in given.items() if not (k == "calibrate" and arm.verb == "test")}
+    config = plain(compose([f"recipe={arm.recipe}", *(f"{k}={v}" for k, v in own.items())]))
+    method = METHODS[config["method"]]
+    if arm.verb == "fit":
+        method.check(config)
+    plan(config["trainer"], config["data"]["batch_size"])
+    return config
+
+
+# ------------------------------------------------------------------------------------------------------------- running
+
+
+def carry_out(unit: Unit, launch: Launch) -> None:
+    """Runs or resumes one unit to its end. Raises `ArmError` with the command's last words where there is no result."""
+    if unit.finished:
+        return
+    unit.folder.mkdir(parents=True, exist_ok=True)
+    log = unit.folder / "log.txt"
+    begun = unit.runs()
+    if not any((r / "metrics.json").is_file() for r in begun):  # else it was killed after its last file
+        code = launch(unit.arm.verb, _words(unit, begun), log)
+        ended = [r for r in unit.runs() if (r / "metrics.json").is_file()]
+        if not ended:
+            raise ArmError(f"{_last_words(log, code)} (log: {log})")
+    (run, *_) = [r for r in unit.runs() if (r / "metrics.json").is_file()]
+    done = {"arm": unit.arm.name, "seed": unit.seed, "key": unit.key, "run": str(run.relative_to(unit.folder))}
+    write_json(unit.folder / DONE, {**done, "version": zoo.__version__, "code": code_hash()})
+
+
+def _words(unit: Unit, begun: list[Path]) -> list[str]:
+    if unit.arm.verb == "fit" and begun:
+        return [f"resume={begun[-1]}"]
+    words = [f"recipe={unit.arm.recipe}", *(f"{k}={v}" for k, v in unit.arguments.items()), f"runs={unit.folder}"]
+    if unit.arm.verb == "test":
+        words.append(f"model={unit.uses.run if unit.uses else unit.arm.model}")
+    return words
+
+
+def _last_words(log: Path, code: int) -> str:
+    lines = [s for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if (s := line.strip())]
+    said = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "no output")
+    how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+    return f"{how}: {said[-300:]}"
+
+
+def run_process(verb: str, arguments: list[str], log: Path) -> int:
+    """`python -m zoo.<verb> …` in a process group of its own; its standard error is shown and logged.
+
+    A Ctrl-C or SIGTERM that comes here is handed on, once each time, and raised when the process has saved and ended.
+    """
+    command = [sys.executable, "-m", f"zoo.{verb}", *arguments]
+    stopped: Interrupted | None = None
+    with open(log, "ab") as out:
+        out.write(("$ " + " ".join(command) + "\n").encode())
+        out.flush()
+        with subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, start_new_session=True) as child:
+            while True:
+                try:
+                    _tee(child, out.fileno())
+                    child.wait()
+                    break
+                except Interrupted as e:
+                    stopped = e
+                    child.send_signal(e.signum)
+                except BaseException:
+                    child.kill()
+                    raise
+    if stopped is not None:
+        raise stopped
+    return child.returncode
+
+
+def _tee(child: subprocess.Popen[bytes], log: int) -> None:
+    assert child.stderr is not None
+    while chunk := os.read(child.stderr.fileno(), 65536):
+        os.write(log, chunk)
+        sys.stderr.write(chunk.decode(errors="replace"))
+        sys.stderr.flush()
