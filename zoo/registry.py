@@ -12,6 +12,7 @@ from datamodules.taxonomy import DEFAULT_POLICY
 from zoo.core import weights
 from zoo.core.backbones import build, describe
 from zoo.core.guard import Calibration, Guard
+from zoo.routeguard import model as routed
 
 
 def list_models() -> list[str]:
@@ -37,6 +38,8 @@ def load(name: str | Path, device: str | torch.device = "cpu", cached: bool = Fa
     config, state = weights.read(weights.find(name))
     if config.get("kind") != "guard":
         raise weights.CheckpointError(f"{name} is a {config.get('method', 'model')}, not a guard: it cannot moderate")
+    if "routing" in config:
+        return routed.from_config(config, state, str(name), cached).to(device).eval()
     guard = Guard(
         build(config["backbone"], cached=cached),
         Policy.from_dict(config["policy"], f"{name}: policy"),

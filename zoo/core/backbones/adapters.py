@@ -23,7 +23,7 @@ NONE = -1  # the index of a row that goes through no adapter
 
 
 def sites_of(layers: Sequence[nn.Module], first: int = 0) -> dict[str, nn.Module]:
-    """The linear maps of decoder layers by name; layers are numbered from `first`. One with peft's LoRA counts as one."""
+    """The linear maps of decoder layers by name, numbered from `first`; one with LoRA of its own counts as one."""
     out: dict[str, nn.Module] = {}
 
     def walk(module: nn.Module, name: str) -> None:
@@ -80,7 +80,7 @@ class AdapterBank(nn.Module):
     def add(self, name: str, state: dict[str, Tensor] | None = None) -> Adapter:
         """A new adapter, the last in `names`; the others stay as they are.
 
-        `state` holds its tensors as `state_of` gives them. Raises `DataError` for a name that is taken or cannot be one,
+        `state` holds its tensors, from `state_of`. Raises `DataError` for a name that is taken or cannot be one,
         and `CheckpointError` for tensors of another base or rank.
         """
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name) or hasattr(nn.ModuleDict(), name):

@@ -18,7 +18,7 @@ NORMS = ("norm", "final_layer_norm", "ln_f")  # what decoders of transformers ca
 
 
 class Stage:
-    """Some of a decoder's layers, for the passes of `passes` and `packing`. No module: its parameters are the model's."""
+    """Some of a decoder's layers, for `passes` and `packing`. It is no module: its parameters are the model's."""
 
     def __init__(self, decoder: nn.Module):
         self._decoder = decoder
