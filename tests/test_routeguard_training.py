@@ -146,7 +146,7 @@ def test_offline_routing_is_the_model_s_own(tmp_path, data):
     guard = routed(tmp_path)
     module = RouteGuardModule(guard, all_readers(guard), rows=8)
     module.attach(data)
-    val, test = survey(module, data, data.samples("val")), survey(module, data, data.samples("test"))
+    val, test = survey(guard, data.samples("val")), survey(guard, data.samples("test"))
     fit_readers(guard, val)
     c = calibrated(guard, val)
     for fallback, look in ((MONOLITH, False), ("safe", True), ("all", False)):
@@ -166,7 +166,7 @@ def test_joint_thresholds_are_no_worse_on_the_rows_they_are_fitted_on(tmp_path, 
     guard = routed(tmp_path)
     module = RouteGuardModule(guard, all_readers(guard), rows=8)
     module.attach(data)
-    val = survey(module, data, data.samples("val"))
+    val = survey(guard, data.samples("val"))
     fit_readers(guard, val)
     c, start = calibrated(guard, val), routing_thresholds(val)
 

@@ -63,12 +63,12 @@ def evaluate_routing(
     if way not in DEPLOYED:
         raise DataError(f"routing={way}: one of {', '.join(DEPLOYED)}")
     guard: RouteGuard = module.guard
-    val = survey(module, data, data.samples("val"))
+    val = survey(guard, data.samples("val"), failed=module.failed_ids)
     if not len(val):
         raise DataError("no validation row: experts are calibrated on validation; give some rows the split val")
     reasons = fit_readers(guard, val)
-    test = survey(module, data, data.samples("test"))
-    train = survey(module, data, _some(module.train_rows, seed), readers=False)
+    test = survey(guard, data.samples("test"), failed=module.failed_ids)
+    train = survey(guard, _some(module.train_rows, seed), (), failed=module.failed_ids)
     start = routing_thresholds(val)
     c_val, c_test = calibrated(guard, val), calibrated(guard, test)
     chosen = {"router": start}

@@ -119,7 +119,7 @@ def finish_expert(module: RouteGuardModule, data: GuardDataModule, config: dict[
 def calibrate_alone(module: RouteGuardModule, data: GuardDataModule) -> dict[str, str]:
     """Fits an expert by itself on validation. Raises `DataError` where no row there has a label of its categories."""
     guard: RouteGuard = module.guard
-    reasons = fit_readers(guard, survey(module, data, data.samples("val")))
+    reasons = fit_readers(guard, survey(guard, data.samples("val"), failed=module.failed_ids))
     c = guard.backbone.experts[guard.only].calibration
     guard.calibration = type(guard.calibration)(threshold=c.threshold, category_threshold=c.category_threshold)
     return reasons.get(guard.only, {})

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from datamodules.base import GuardDataModule
-from datamodules.schema import Policy, Sample
-from zoo.core.module import GuardBatch, GuardModule
+from datamodules.buckets import characters
+from datamodules.schema import MediaError, Policy, Sample
 from zoo.routeguard.experts import MONOLITH, Expert, ExpertCalibration, fit_calibration, label
 from zoo.routeguard.model import RouteGuard
 from zoo.routeguard.plan import route_targets
@@ -54,25 +53,42 @@ class Survey:
 
 
 @torch.no_grad()
-def survey(module: GuardModule, data: GuardDataModule, samples: Sequence[Sample], readers: bool = True) -> Survey:
-    """Reads `samples` in their order, those that cannot be read left out (the module counts them).
+def survey(
+    guard: RouteGuard,
+    samples: Sequence[Sample],
+    readers: Sequence[str] | None = None,
+    failed: set[str] | None = None,
+    batch_size: int = 16,
+) -> Survey:
+    """Reads `samples`, each under its own policy or the guard's, and keeps their order.
 
-    Without `readers` only the lower layers and the router run: features and routes for the baselines to learn from.
+    Those that cannot be read are left out, and their ids go into `failed`; without it they are an error. `readers`
+    names who is asked (None: all); with nobody only the lower layers and the router run, for other routers to learn
+    from.
     """
-    guard: RouteGuard = module.guard
     b, whole = guard.backbone, guard.policy
-    names = [MONOLITH, *b.experts] if readers else []
+    names = [MONOLITH, *b.experts] if readers is None else list(readers)
     place = {id: n for n, id in enumerate(whole.ids)}
-    rows: dict[str, list] = {k: [] for k in ("samples", "policies", "verdict", "category", "route", "features")}
-    truncated: list[bool] = []
+    rows: dict[str, list] = {k: [] for k in ("order", "samples", "policies", "truncated", "route", "features")}
+    arrays: dict[str, list] = {"verdict": [], "category": []}
     was = guard.training
     guard.eval()
-    for batch in data.loader(samples):
-        batch: GuardBatch = batch.to(guard.device)
-        module._count(batch)
-        if not batch.samples:
+    policies = [guard.policy_for(s) for s in samples]
+    lengths = [characters(s, p) for s, p in zip(samples, policies)]
+    by_length = sorted(range(len(samples)), key=lengths.__getitem__)
+    for start in range(0, len(samples), batch_size):
+        prepared = {}
+        for i in by_length[start : start + batch_size]:
+            try:
+                prepared[i] = b.prepare(samples[i], policies[i])
+            except MediaError:
+                if failed is None:
+                    raise
+                failed.add(samples[i].id)
+        if not prepared:
             continue
-        middle = b.lower(batch.inputs.prompt)
+        batch = b.collate(list(prepared.values())).to(guard.device)
+        middle = b.lower(batch.prompt)
         rows["route"] += b.router(middle.hidden, middle.lengths).tolist()
         rows["features"] += pooled(middle.hidden, middle.lengths).tolist()
         pairs = [
@@ -81,34 +97,36 @@ def survey(module: GuardModule, data: GuardDataModule, samples: Sequence[Sample]
             for n in names
             if (n != MONOLITH or MONOLITH in b.bank.names) and (part := b.reader(n).policy(p)) is not None
         ]
-        verdict = np.full((len(batch.samples), len(names)), np.nan)
+        verdict = np.full((batch.size, len(names)), np.nan)
         category = np.full((*verdict.shape, len(whole)), np.nan)
-        for (i, n, part), answer in zip(pairs, b.ask(batch.inputs, middle, pairs)):
+        for (i, n, part), answer in zip(pairs, b.ask(batch, middle, pairs)):
             r = names.index(n)
             verdict[i, r] = answer.verdict
             for id, z in zip(part.ids, answer.categories):
                 if id in place:
                     category[i, r, place[id]] = z
-        rows["verdict"].append(verdict)
-        rows["category"].append(category)
-        rows["samples"] += batch.samples
+        arrays["verdict"].append(verdict)
+        arrays["category"].append(category)
+        rows["order"] += list(prepared)
+        rows["samples"] += [samples[i] for i in prepared]
         rows["policies"] += batch.policies
-        truncated += batch.inputs.truncated
+        rows["truncated"] += batch.truncated
     guard.train(was)
     none = np.zeros((0, len(names)))
-    return Survey(
+    out = Survey(
         rows["samples"],
         rows["policies"],
         names,
-        np.concatenate([none, *rows["verdict"]]),
-        np.concatenate([none.reshape(0, len(names), 1).repeat(len(whole), 2), *rows["category"]]),
+        np.concatenate([none, *arrays["verdict"]]),
+        np.concatenate([np.zeros((0, len(names), len(whole))), *arrays["category"]]),
         np.array(rows["route"]).reshape(-1, len(b.experts)),
         np.array(rows["features"]),
         [s.gold(p) for s, p in zip(rows["samples"], rows["policies"])],
         labels_of(rows["samples"], rows["policies"], whole),
         np.array([route_targets(s, b.experts.values(), whole) for s in rows["samples"]]).reshape(-1, len(b.experts)),
-        truncated,
+        rows["truncated"],
     )
+    return out.take(np.argsort(rows["order"]))
 
 
 def labels_of(samples: Sequence[Sample], policies: Sequence[Policy], whole: Policy) -> np.ndarray:

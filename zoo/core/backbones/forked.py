@@ -6,7 +6,7 @@ one pass. Pairs of one adapter may be packed into sequences, as rows are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from zoo.core.backbones.generation import Past
 from zoo.core.backbones.packing import pack, packed_pass
 from zoo.core.backbones.prefix import prefix_states
 from zoo.core.backbones.split import Split
+
+APART = 256  # tokens of padding that one more pass has to save
 
 
 @dataclass
@@ -42,6 +44,34 @@ def read_lower(split: Split, x: Tensor, lengths: Tensor, first: int = 0) -> Midd
     return Middle(hidden, Past(cache, lengths, x.shape[1], lengths), first)
 
 
+@torch.no_grad()
+def _branches_below(split: Split, middle: Middle, rows: Tensor, x: Tensor, branches: br.Branches) -> Tensor:
+    """Branches [n, T, d] through the lower layers, after prompts `rows` [n].
+
+    The narrow ones go apart from the wide ones where that saves more padding than another pass costs.
+    """
+    sizes = (branches.query >= 0).sum(1)  # [n]
+    narrow = sizes * 2 <= branches.query.shape[1]  # [n]
+    width = br.round_up(int(sizes[narrow].max())) if narrow.any() else 0
+    saved = int(narrow.sum()) * (branches.query.shape[1] - width)
+    groups = [narrow.nonzero()[:, 0], (~narrow).nonzero()[:, 0]] if not narrow.all() and saved >= APART else [None]
+    out = torch.zeros_like(x)
+    for at in groups:
+        if at is None:
+            part, mine, its, wide = x, rows, branches, x.shape[1]
+        else:
+            wide = br.round_up(int(sizes[at].max()))
+            layout = {k: getattr(branches, k)[at, :wide] for k in ("query", "option", "depth")}
+            part, mine, its = x[at, :wide], rows[at], replace(branches, **layout)
+        lengths = middle.lengths[mine]
+        past = Past(br.fork(middle.past.cache, mine), lengths, middle.past.width, lengths)
+        hidden = passes.go_on(split.lower, past, part, its)
+        if at is None:
+            return hidden
+        out[at, :wide] = hidden.to(out.dtype)
+    return out
+
+
 def go_up(
     split: Split,
     bank: AdapterBank,
@@ -57,9 +87,7 @@ def go_up(
     `rows` and `adapters` are [n], `x` [n, T, d]. The lower layers are frozen: their part takes no gradient.
     """
     lengths = middle.lengths[rows]
-    past = Past(br.fork(middle.past.cache, rows), lengths, middle.past.width, lengths)
-    with torch.no_grad():
-        x = passes.go_on(split.lower, past, x, branches)  # [n, T, d]
+    x = _branches_below(split, middle, rows, x, branches)  # [n, T, d]
     prompt, first = middle.hidden[rows], middle.first
     packing = pack(lengths.tolist(), branches, prompt.shape[1], first, adapters.tolist()) if packed else None
     if packing is not None and len(packing.where) >= len(rows):
