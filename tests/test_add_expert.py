@@ -92,7 +92,7 @@ def test_a_shared_category_is_asked_of_both(tmp_path):
 def test_any_guard_can_be_an_expert(tmp_path):
     guard, samples = routed(tmp_path), rows(40)
     other = base(tmp_path, seed=4, policy=POLICY.subset(["S3"])).eval()
-    report = add_expert(guard, other, calibration=samples, name="listener")
+    report = guard.add_expert(other, calibration=samples, name="listener")
     assert report["categories"] == ["S3"] and "listener" in guard.backbone.guests
 
 

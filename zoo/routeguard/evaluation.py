@@ -89,7 +89,7 @@ def evaluate_routing(
             write_judged(folder / f"scores_{name}.jsonl", at_test, cuts.verdict, cuts.category, test, guard)
     metrics["thresholds"] = {n: dict(zip(guard.backbone.router.names, map(float, t))) for n, t in chosen.items()}
     metrics["own_domain"] = own_domains(guard, (val, c_val.category), (test, c_test.category), folder)
-    metrics["regret"] = _regret(metrics["ways"], way)
+    metrics["regret"], metrics["gain"] = _regret(metrics["ways"], way), _gain(metrics["ways"], way)
     return metrics
 
 
@@ -156,6 +156,17 @@ def _regret(ways: Mapping[str, Any], way: str) -> dict[str, Any]:
         at = {n: ways[n]["overall"][key] for n in ("monolith", "oracle", "oracle_fallback", "router", way)}
         if None not in at.values():
             out[key] = {"oracle_gap": at["oracle"] - at[way], "router_gap": at["oracle"] - at["router"], **at}
+    return out
+
+
+def _gain(ways: Mapping[str, Any], way: str) -> dict[str, Any]:
+    """The deployed way minus the monolith in domain and out of domain, and how much more it is out of domain."""
+    out = {}
+    for key in ("macro_f1_all", "micro_f1_all", "macro_f1_unsafe", "micro_f1_unsafe"):
+        of = {n: [ways[x]["by_slice"].get(n, {}).get(key) for x in (way, "monolith")] for n in SLICES[:2]}
+        if all(v is not None for pair in of.values() for v in pair):
+            gains = {n: a - b for n, (a, b) in of.items()}
+            out[key] = {**gains, "difference": gains["out-of-domain"] - gains["in-domain"]}
     return out
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules.domains import DOMAINS
-from datamodules.schema import DataError, Policy, Sample, canonical_json
+from datamodules.schema import DataError, Policy, PolicyEntry, Sample, canonical_json
 from zoo.core.backbones import build
 from zoo.core.backbones.base import Scores
 from zoo.core.guard import Calibration, Guard, Judged
@@ -78,6 +78,18 @@ class RouteGuard(Guard):
         for verdict, route in zip(out, judged.routes):
             verdict.route = route
         return out
+
+    def add_expert(
+        self,
+        expert: Guard,
+        categories: Sequence[str | PolicyEntry] | None = None,
+        calibration: Sequence[Sample] = (),
+        **settings: Any,
+    ) -> dict[str, Any]:
+        """Adds an expert in place; see `zoo.routeguard.expand.add_expert` for settings, errors and what it returns."""
+        from zoo.routeguard.expand import add_expert
+
+        return add_expert(self, expert, categories, calibration, **settings)
 
     def describe(self) -> dict[str, Any]:
         b = self.backbone
