@@ -1,4 +1,4 @@
-"""Writes the README's tables from the files in `results/`: `python -m benchmarks.readme`.
+"""Writes the tables of the README and of docs/ from the files in `results/`: `python -m benchmarks.readme`.
 
 Each table stands between `<!-- table:NAME -->` and `<!-- end -->`. A figure that no result file has stays blank.
 """
@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from zoo.claims.report import readme_table
+from zoo.core.source_table import source_tables
 from zoo.core.tables import fmt, markdown_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 README = ROOT / "README.md"
+PAGES = (README, ROOT / "docs" / "guardzoo.md")
 _BLOCK = re.compile(r"(<!-- table:(?P<name>[a-z_]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -178,6 +180,11 @@ def benchmarks() -> str:
     return markdown_table(["what", "against", "in one run"], rows) + "\n"
 
 
+def guardzoo() -> str:
+    m = result("guardzoo")
+    return "" if m is None else source_tables(m) + "\n"
+
+
 def claims() -> str:
     """From `recipes/claims/results/`, which `python -m zoo.reproduce` writes."""
     return readme_table() + "\n"
@@ -191,6 +198,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "overflagging": overflagging,
     "speed": speed,
     "benchmarks": benchmarks,
+    "guardzoo": guardzoo,
     "claims": claims,
 }
 
@@ -201,8 +209,9 @@ def rendered(text: str) -> str:
 
 
 def main() -> int:
-    README.write_text(rendered(README.read_text(encoding="utf-8")), encoding="utf-8")
-    print(README, file=sys.stderr)
+    for page in PAGES:
+        page.write_text(rendered(page.read_text(encoding="utf-8")), encoding="utf-8")
+        print(page, file=sys.stderr)
     return 0
 
 

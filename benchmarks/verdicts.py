@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from benchmarks.timing import seconds
+from datamodules.answers import parse
 from datamodules.base import GuardDataModule
 from datamodules.schema import Sample
 from datamodules.taxonomy import DEFAULT_POLICY
 from zoo.core.prompts import Text, Turn, render
-from zoo.core.verdict import parse
 from zoo.registry import create
 
 ROWS, BATCH, TOKENS, ROUNDS = 16, 16, 64, 2

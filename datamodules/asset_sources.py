@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import importlib.util
 import os
 import stat
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -153,7 +155,10 @@ class Hub:
 
 @dataclass(frozen=True)
 class Https:
-    """`urls` maps each file name to its address. Anything but https is refused, redirects included."""
+    """`urls` maps each file name to its address. Anything but https is refused, redirects included.
+
+    A server on this machine (127.0.0.1, localhost) may speak http; it is asked directly, past any proxy.
+    """
 
     urls: Mapping[str, str]
     timeout: float = 30.0  # seconds without a byte
@@ -162,13 +167,18 @@ class Https:
         return "https"
 
     def fetch(self, names: Iterable[str], into: Path, max_bytes: int) -> None:
-        opener = urllib.request.build_opener(_HttpsOnly)
         budget = _Budget(max_bytes)
         for name, url in self.urls.items():
-            if not url.startswith("https:"):
+            if not url.startswith("https:") and not _is_local(url):
                 raise AssetError(f"{name}: only https addresses are fetched")
+            direct = (urllib.request.ProxyHandler({}),) if _is_local(url) else ()
+            opener = urllib.request.build_opener(_HttpsOnly, *direct)
+            path = into / safe_name(name)
             with _reasons(name), opener.open(url, timeout=self.timeout) as f:
-                _write(f, into / safe_name(name), budget)
+                _write(f, path, budget)
+                announced = f.headers.get("Content-Length", "")
+                if announced.isdigit() and path.stat().st_size < int(announced):  # read() itself says nothing of it
+                    raise AssetError(f"{name}: the connection ended after {path.stat().st_size} of {announced} bytes")
 
 
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):
@@ -176,6 +186,11 @@ class _HttpsOnly(urllib.request.HTTPRedirectHandler):
         if not newurl.startswith("https:"):
             raise urllib.error.URLError("redirected to an address that is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _is_local(url: str) -> bool:
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
 
 
 Source = Folder | Wheel | Hub | Https
@@ -223,7 +238,7 @@ def sha256_of(path: Path) -> str:
 def _reasons(name: str) -> Iterator[None]:
     try:
         yield
-    except OSError as e:  # URLError is one too
+    except (OSError, http.client.HTTPException) as e:  # URLError is an OSError
         raise AssetError(f"{name}: {_line(getattr(e, 'strerror', None) or e)}") from e
 
 

@@ -28,6 +28,7 @@ from datamodules.loading import load_corpus
 from datamodules.sampling import BalancedSampler, ProcessBatches, StepLoader, process
 from datamodules.schema import SPLITS, DataError, MediaError, Policy, Sample, canonical_json
 from datamodules.taxonomy import DEFAULT_POLICY
+from datamodules.transforms.critics import Critic, critic_named, prepared
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,19 @@ class Failed:
 
 
 class SampleDataset(Dataset):
-    """Samples with the policy each is judged under. An index may be a pair (index, epoch): training draws per epoch."""
+    """Samples with the policy each is judged under. An index may be a pair (index, epoch): training draws per epoch.
 
-    def __init__(self, samples: Sequence[Sample], policy_of: Callable[[Sample, int], Policy], transform: Callable):
-        self.samples, self.policy_of, self.transform = samples, policy_of, transform
+    A `critic` says why the verdict under that policy is right, in place of what the sample brings.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        policy_of: Callable[[Sample, int], Policy],
+        transform: Callable,
+        critic: Critic | None = None,
+    ):
+        self.samples, self.policy_of, self.transform, self.critic = samples, policy_of, transform, critic
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -50,8 +60,11 @@ class SampleDataset(Dataset):
     def __getitem__(self, item: int | tuple[int, int]) -> Any:
         index, epoch = item if isinstance(item, tuple) else (item, 0)
         sample = self.samples[index]
+        policy = self.policy_of(sample, epoch)
+        if self.critic is not None:
+            sample = sample.replace(critique=self.critic(sample, policy))
         try:
-            return self.transform(sample, self.policy_of(sample, epoch))
+            return self.transform(sample, policy)
         except MediaError as e:
             return Failed(sample.id, str(e))
 
@@ -84,6 +97,8 @@ class GuardDataModule(L.LightningDataModule):
         shares: factors on those shares, by modality.
         bucket: training batches of similar length, for text alone.
         held_out: for guardzoo, the sources that are for test alone; None: `guardzoo.HELD_OUT`.
+        critic: who explains training rows: own (their own critiques), annotations, endpoint or none.
+        endpoint: settings of the endpoint that critiques come from (`transforms.endpoint.EndpointSettings`).
     """
 
     modality: str | None = None  # set by the single-modality DataModules
@@ -110,6 +125,8 @@ class GuardDataModule(L.LightningDataModule):
         corpus_seed: int = 0,
         bucket: bool = False,
         held_out: Sequence[str] | None = None,
+        critic: str = "own",
+        endpoint: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         self.source, self.path, self.data_dir = source, path, data_dir
@@ -120,6 +137,8 @@ class GuardDataModule(L.LightningDataModule):
         self.shares = dict(shares or {})
         self.licences, self.max_rows, self.corpus_seed = licences, max_rows, corpus_seed
         self.bucket, self.held_out = bucket, held_out
+        self.critic = critic_named(critic, endpoint)
+        self.critiques: dict[str, Any] | None = None  # how many training rows the critic explains
         if bucket and source != "manifest" and self.modalities != ("text",):
             raise DataError(f"bucket=true is for text alone: set modalities=[text] for source {source!r}")
         self.transform: Callable[..., Any] = pairs
@@ -158,6 +177,7 @@ class GuardDataModule(L.LightningDataModule):
                 raise DataError(f"source {self.source!r} has no usable sample{self._why_empty()}")
             if self.bucket:
                 text_alone(corpus.samples)
+            self.critiques = prepared(self.critic, corpus.split("train"), self.fixed_policy)
             self._corpus = corpus
         return self._corpus
 
@@ -215,7 +235,8 @@ class GuardDataModule(L.LightningDataModule):
         Each sample comes once over all processes, and all have the same number of batches (some may be empty).
         """
         policy_of = self.train_policy if train else self.fixed_policy
-        dataset = SampleDataset(samples, policy_of, functools.partial(self.transform, train=train))
+        transform = functools.partial(self.transform, train=train)
+        dataset = SampleDataset(samples, policy_of, transform, self.critic if train else None)
         order: Sampler = SequentialSampler(dataset)
         if train:
             order = BalancedSampler(samples, self.seed, self.epoch_size, self.balance, self.shares)

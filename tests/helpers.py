@@ -20,7 +20,8 @@ from zoo.core.backbones.soft_token import SoftTokenBackbone
 from zoo.core.backbones.sources import ReadLimits
 from zoo.core.encoders.audio import AudioEncoder, SoundNet
 from zoo.core.encoders.image import ImageEncoder
-from zoo.core.encoders.text import TextEncoder, random_bert
+from zoo.core.encoders.lexical import LexicalEncoder
+from zoo.core.encoders.text import TextEncoder, adapted, random_bert
 
 LETTERS = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
 
@@ -67,22 +68,31 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 # The kinds that the tests of scoring and of untrusted text go through. Another backbone joins by a name here, a case in
 # `random_backbone`, and one in `reading.py` where it is neither soft-token nor native.
-KINDS = ("encoded", "tokens", "native")
+KINDS = ("encoded", "adapted", "tokens", "native")
 
 
 def random_backbone(kind: str = "encoded", cache=None, seed: int = 0, text_tokens: int = 256) -> Backbone:
-    """`kind`: encoded (words through an encoder, as `tiny`), tokens (the model's own, as `smollm2`) or native."""
+    """`kind`: encoded (words through an encoder, as `tiny`), adapted (that with what can be trained of it), tokens (the
+    model's own, as `smollm2`) or native.
+    """
     if kind == "native":
         return random_native(seed, text_tokens)
     torch.manual_seed(seed)
     trunk = nn.Sequential(nn.Conv2d(3, 8, 7, stride=16), nn.ReLU())
     encoders = {"image": ImageEncoder(trunk, dim=8), "sound": AudioEncoder(SoundNet(12, 4), 12)}
-    tokenizer = word_piece_tokenizer() if kind == "encoded" else byte_tokenizer()
+    tokenizer = byte_tokenizer() if kind == "tokens" else word_piece_tokenizer()
     reader = None
-    if kind == "encoded":
+    if kind != "tokens":
         bert = random_bert(len(tokenizer))
         for pool in ("phrase", "passage"):
+            if kind == "adapted" and pool == "passage":
+                bert = adapted(bert, 1, 2, 4)
+                for name, parameter in bert.named_parameters():
+                    if ".lora_B" in name:  # zero at first: nothing would change
+                        nn.init.normal_(parameter, std=0.1)
             encoders[pool] = TextEncoder(bert, tokenizer.cls_token_id, tokenizer.sep_token_id, pool=pool)
+        if kind == "adapted":
+            encoders["lexical"] = LexicalEncoder(64, 8)
     else:
         start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
         reader = TokenReader(tokenizer, end, [start], [end], plain_ids(tokenizer, "\n"))

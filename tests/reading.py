@@ -51,7 +51,7 @@ def prompt_of(backbone: Backbone, sample, policy) -> Reading:
 def suffix_of(backbone: Backbone, query) -> Tensor:
     """Embeddings [1, s, d] of a query's suffix."""
     if isinstance(backbone, NativeBackbone):
-        return words(backbone, backbone.reader.ids[query.text])
+        return words(backbone, backbone.reader.suffix_ids(query.suffix))
     row = Row()
     for source in backbone.reader.suffix(query.suffix):
         row.add(source, TYPE["query"])

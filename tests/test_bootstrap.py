@@ -49,7 +49,9 @@ def test_binary_statistics_of_resamples_are_those_of_sklearn(decimals):
 def test_category_statistics_are_those_of_loops():
     flags, golds, known = categories(2)
     weights = next(bs.resamples(np.arange(len(golds)), len(golds), 10, np.random.default_rng(0)))
-    macro, micro, exact = (getattr(bs, n)(flags, golds, known)(weights) for n in ("macro_f1", "micro_f1", "exact_match"))
+    macro, micro, exact = (
+        getattr(bs, n)(flags, golds, known)(weights) for n in ("macro_f1", "micro_f1", "exact_match")
+    )
     for d, w in enumerate(weights):
         f, g, k = repeated(w, flags, golds, known)
         each = [sk.f1_score(g[k[:, c], c], f[k[:, c], c]) for c in range(3)]  # the fourth has no positive row
@@ -106,7 +108,7 @@ def mean_statistic(values):
     return bs.ratio(values, np.ones(len(values)))
 
 
-def covered(cases, seeds, rows=60, times=200, seed=0):
+def covered(cases, seeds, rows=60, times=400, seed=0):
     """The share of simulations whose interval covers 0, where rows, seeds and both together add noise."""
     rng = np.random.default_rng(seed)
     row, run, rest = cases
@@ -118,12 +120,12 @@ def covered(cases, seeds, rows=60, times=200, seed=0):
     return hits / times
 
 
-@pytest.mark.parametrize(
-    "cases, seeds",
-    [((1, 0, 0), 3), ((1, 0, 1), 1), ((0, 0, 1), 3), ((1, 0.2, 0.5), 3), ((0, 0.2, 1), 3), ((0, 1, 0.5), 3), ((1, 0.2, 1), 5)],
-)  # fmt: skip
+NOISE = [((1, 0, 1), 1), ((1, 0, 0), 3), ((0, 0, 1), 3), ((1, 0.2, 0.5), 3), ((0, 0.2, 1), 3), ((0, 1, 0.5), 3)]
+
+
+@pytest.mark.parametrize("cases, seeds", [*NOISE, ((1, 0.2, 1), 5)])
 def test_about_95_percent_of_intervals_cover_the_truth(cases, seeds):
-    assert 0.90 <= covered(cases, seeds) <= 0.99  # 200 simulations: ± 0.03
+    assert 0.89 <= covered(cases, seeds) <= 0.985  # 400 simulations: ± 0.02
 
 
 def test_over_rows_alone_the_seeds_noise_would_be_missed():
@@ -161,7 +163,9 @@ def test_a_guard_does_not_differ_from_itself():
 
 def test_what_is_undefined_says_why():
     one_class = bs.estimate([bs.auprc(np.array([0.1, 0.2]), np.array([True, True]))], [None, None])
-    assert (one_class.values, one_class.mean, one_class.ci95) == ((None,), None, None) and "class" in one_class.reasons[0]
+    assert (one_class.values, one_class.mean, one_class.ci95) == ((None,), None, None) and "class" in one_class.reasons[
+        0
+    ]
     none = bs.estimate([bs.f1(np.zeros(0, bool), np.zeros(0, bool))], [])
     assert none.mean is None and none.reasons == ("no row",)
     group = bs.estimate([bs.accuracy(np.array([True, True]), np.array([True, False]))], ["a", "a"])
@@ -169,7 +173,9 @@ def test_what_is_undefined_says_why():
     golds = np.arange(200) == 0
     rare = bs.estimate([bs.f1(golds, golds)], range(200))
     assert rare.mean == 1.0 and rare.ci95 == (1.0, 1.0)  # undefined on 37 % of the draws, which are left out
-    half = bs.estimate([bs.mean_of([bs.of_rows(bs.auprc(np.array([0.9, 0.1]), np.array([True, False])), np.arange(2))])], range(200))
+    half = bs.estimate(
+        [bs.mean_of([bs.of_rows(bs.auprc(np.array([0.9, 0.1]), np.array([True, False])), np.arange(2))])], range(200)
+    )
     assert half.mean == 1.0 and half.ci95 is None and "most resamples" in half.reasons[0]
 
 

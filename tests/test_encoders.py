@@ -13,6 +13,7 @@ from torch import nn
 from zoo.core.encoders.audio import HOP, RATE, STRIDE, AudioEncoder, SoundNet
 from zoo.core.encoders.base import with_times
 from zoo.core.encoders.image import ImageEncoder, fold_norms
+from zoo.core.encoders.lexical import LexicalEncoder, hashed
 from zoo.core.encoders.text import CHUNK, TextEncoder, random_bert
 
 VOCABULARY = len(word_piece_tokenizer())
@@ -225,3 +226,31 @@ def test_folded_norms_give_the_same_features():
         expected = whole.forward_features(x)
         torch.testing.assert_close(folded.forward_features(x), expected, rtol=1e-3, atol=1e-4 * expected.abs().max())
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+
+
+def test_a_bag_holds_pieces_and_pairs_once():
+    """Against sets: the same words in another order share their pieces, not their pairs; a repetition adds nothing."""
+    size = 1 << 30  # no two of these few meet
+    one, two, again = (hashed(torch.tensor(ids), size) for ids in ([5, 6, 7], [7, 6, 5], [5, 6, 7, 5, 6, 7]))
+    assert len(one) == len(two) == 5 and len(set(one.tolist()) & set(two.tolist())) == 3
+    assert set(one.tolist()) < set(again.tolist()) and len(again) == 6  # and the pair (7, 5)
+    assert int(hashed(torch.arange(30_000), 1000).max()) < 1000 and int(hashed(torch.arange(30_000), 1000).min()) >= 0
+
+
+def test_lexical_features_are_sums_of_their_buckets():
+    torch.manual_seed(0)
+    encoder = LexicalEncoder(97, 5)
+    raws = [torch.tensor([3, 4, 5]), torch.zeros(0, dtype=torch.long), torch.tensor([9])]
+    for raw, got in zip(raws, encoder.encode(raws)):
+        rows = encoder.bag.weight[hashed(raw, 97)]
+        expected = rows.sum(0) / max(1, len(rows)) ** 0.5
+        torch.testing.assert_close(got, torch.cat([expected, torch.zeros(1)])[None])
+    assert encoder.freeze().trains
+    encoder.encode(raws)[0].sum().backward()
+    assert set(encoder.bag.weight.grad.abs().sum(1).nonzero().flatten().tolist()) == set(hashed(raws[0], 97).tolist())
+
+
+@pytest.mark.parametrize("buckets, dim", [(0, 4), (4, 0)])
+def test_a_bag_of_nothing_is_refused(buckets, dim):
+    with pytest.raises(ValueError, match="whole numbers from 1 on"):
+        LexicalEncoder(buckets, dim)

@@ -210,7 +210,8 @@ def test_saved_and_read_again(kind, tmp_path):
     assert set(state) == {n for n, p in guard.backbone.named_parameters() if p.requires_grad}
     assert not any(n.startswith("encoders.") for n in state)
     assert (config["kind"], config["method"], config["name"], config["note"]) == ("guard", "omniguard", "mine", "x")
-    assert json.loads(json.dumps(guard.describe())) == {k: config[k] for k in ("backbone", "policy", "calibration")}
+    kept = ("backbone", "policy", "calibration", "order")
+    assert json.loads(json.dumps(guard.describe())) == {k: config[k] for k in kept}
     other = Guard(
         sharp(twin(kind, 5), 8),
         Policy.from_dict(config["policy"]),

@@ -6,14 +6,17 @@ import pytest
 import torch
 from helpers import write_audio, write_image
 from native_helpers import copied, read_json, without, write_clip, write_json, write_thinker
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from datamodules.schema import MediaError, Policy, PolicyEntry, Sample
 from zoo.core.backbones import build, describe, omni_source
 from zoo.core.backbones.hub_folders import check_folder
 from zoo.core.backbones.readers import plain_ids
-from zoo.core.guard import Guard
+from zoo.core.guard import Calibration, Guard
 from zoo.core.weights import CheckpointError
+from zoo.export import export
 from zoo.registry import load, save
 
 POLICY = Policy("colours", (PolicyEntry("red", "a red picture"),))
@@ -171,3 +174,50 @@ def test_a_run_whose_base_was_changed_or_has_gone(folder, tmp_path):
     shutil.rmtree(base)
     with pytest.raises(CheckpointError, match="base: no such folder"):
         load(tmp_path / "run")
+
+
+SOFT = Calibration(temperature=20.0)  # random weights are sure of everything
+
+
+def trained(folder):
+    """A guard whose adapters change something: their second factor starts as zeros."""
+    guard = Guard(made(folder), POLICY, SOFT, name="omni")
+    with torch.no_grad():
+        for name, p in guard.backbone.named_parameters():
+            if "lora_B" in name:
+                p.normal_(0, 0.2)
+    return guard.eval()
+
+
+def test_merged_weights_are_a_folder_of_the_same_kind(folder, samples, tmp_path):
+    """They load with the plain class, and as a backbone's folder: the same verdicts without an adapter."""
+    guard = trained(folder)
+    save(guard, tmp_path / "run" / "model", "omniguard", "# card\n")
+    difference, allowed = export(tmp_path / "run", tmp_path / "out")
+    assert difference <= allowed
+    _, report = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    again = Guard(made(tmp_path / "out"), POLICY, SOFT).eval()
+    plain = Guard(made(folder), POLICY, SOFT).eval()
+    scores, merged, untrained = ([v.score for v in g.moderate(samples)] for g in (guard, again, plain))
+    assert merged == pytest.approx(scores, abs=1e-4) and max(abs(a - b) for a, b in zip(scores, untrained)) > 0.01
+
+
+def test_adapters_lie_over_the_folder(folder, tmp_path):
+    guard = trained(folder)
+    save(guard, tmp_path / "run" / "model", "omniguard", "# card\n")
+    export(tmp_path / "run", tmp_path / "out", adapters=True)
+    base = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(folder)
+    model = PeftModel.from_pretrained(base, str(tmp_path / "out")).eval()
+    ids = torch.tensor([plain_ids(guard.backbone.tokenizer, "is there a fire?")])
+    with torch.no_grad():
+        expected = guard.backbone.lm(input_ids=ids, use_cache=False).logits
+        torch.testing.assert_close(model(input_ids=ids, use_cache=False).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_export_needs_every_processor(folder, tmp_path):
+    lacking = copied(folder, tmp_path / "lacking")
+    config = read_json(lacking / "processor_config.json")
+    write_json(lacking / "processor_config.json", {k: v for k, v in config.items() if k != "feature_extractor"})
+    with pytest.raises(CheckpointError, match="no processor for sound"):
+        made(lacking).export_parts()

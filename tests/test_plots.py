@@ -48,6 +48,11 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path):
     assert plots.reliability(*draw(1), tmp_path / "b.png").read_bytes() == first
 
 
+def test_intervals_with_margins_and_without_values(tmp_path):
+    rows = [("a", 0.5, [0.4, 0.6], None), ("b", 0.1, None, [0.0]), ("c", None, None, [-0.02, 0.02])]
+    check(plots.intervals({"arms": rows, "differences": rows[:1]}, tmp_path / "i.png", "a claim"))
+
+
 def test_a_nan_score_is_refused(tmp_path):
     with pytest.raises(ValueError, match="row 0"):
         plots.confusion([float("nan")], [True], 0.5, tmp_path / "x.png")

@@ -14,6 +14,8 @@ from datamodules.schema import Message, Part, Policy, PolicyEntry, Sample
 from zoo.core.backbones.cutting import cap_lengths, cut_middle
 from zoo.core.backbones.soft_token import TYPE, TYPES, TimeEmbedding
 from zoo.core.backbones.tokens import IDS, collate_tokens
+from zoo.core.cache import FeatureCache
+from zoo.core.encoders.text import adapted, random_bert
 from zoo.core.guard import Guard
 from zoo.core.prompts import Media, Text, Turn, render
 from zoo.core.query import policy_queries
@@ -276,3 +278,38 @@ def test_a_batch_moves_as_a_whole():
     tensors = [moved.prompt.kind, moved.suffix.lengths, moved.branches.counts, moved.branches.row]
     tensors += [s.value for v in moved.prompt.sources.values() for s in v]
     assert all(t.device.type == "meta" for t in tensors)
+
+
+def test_an_adapted_reader_learns_from_texts_and_takes_part_without(tmp_path):
+    """LoRA and the bag of words: a gradient from a text, a zero one (not none) from a batch that has no text."""
+    backbone = random_backbone("adapted")
+    trained = {n: p for n, p in backbone.named_parameters() if n.startswith("encoders.") and p.requires_grad}
+    assert {n.split(".")[1] for n in trained} == {"passage", "lexical"}
+    assert all(".lora_" in n for n in trained if n.startswith("encoders.passage"))
+    assert set(trained) <= set(backbone.saved_state())
+    for sample, learns in ((Sample.of("a fire"), True), (Sample.of(image=write_image(tmp_path / "a.png")), False)):
+        backbone.zero_grad()
+        batch = backbone.collate([backbone.prepare(sample, POLICY, policy_queries(POLICY))])
+        backbone.score_batch(batch).log_odds(0).sum().backward()
+        for name, parameter in trained.items():
+            assert (parameter.grad.abs().sum() > 0) == learns, name
+
+
+def test_an_adapted_reader_is_not_cached(tmp_path):
+    """Its features change; those of policy phrases, which the frozen encoder reads, are kept."""
+    backbone = random_backbone("adapted", cache=FeatureCache(tmp_path))
+    backbone.warm([Sample.of("a fire")], ["open fire"])
+    kinds = {s.kind: s.key for s in backbone.prepare(Sample.of("a fire"), POLICY).prompt.sources}
+    assert kinds["passage"] is None and kinds["phrase"] in backbone.cache
+    frozen, lower = backbone.encoders["phrase"].bert, backbone.encoders["passage"].bert
+    assert lower.embeddings is frozen.embeddings and lower.encoder.layer[-1] is not frozen.encoder.layer[-1]
+    ids = torch.arange(4, 9)
+    before = backbone.encoders["phrase"].encode([ids])[0]
+    torch.nn.init.normal_(next(p for n, p in lower.named_parameters() if ".lora_B" in n), std=1.0)
+    assert torch.equal(backbone.encoders["phrase"].encode([ids])[0], before)
+
+
+@pytest.mark.parametrize("layers", [0, 2, -1])
+def test_more_adapted_layers_than_there_are(layers):
+    with pytest.raises(ValueError, match="has 1 layers"):
+        adapted(random_bert(), layers, 2, 4)

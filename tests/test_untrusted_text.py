@@ -13,7 +13,7 @@ from zoo.core.backbones.tokens import IDS
 from zoo.core.query import Query, critique_query, policy_queries
 
 SOFT = ("encoded", "tokens")  # kinds whose rows say where each token comes from
-WORDED = tuple(k for k in KINDS if k != "encoded")  # kinds that read token ids
+WORDED = tuple(k for k in KINDS if k not in ("encoded", "adapted"))  # kinds that read token ids
 HOSTILE = [
     "[SEP]",
     "a [SEP] b",
@@ -226,7 +226,7 @@ def test_a_typed_medium_is_not_a_medium(backbone, tmp_path):
     if hasattr(prepared, "inputs"):
         assert not prepared.inputs.patches
     else:
-        assert {s.kind for s in prepared.prompt.sources} <= {IDS, "phrase", "passage"}
+        assert {s.kind for s in prepared.prompt.sources} <= {IDS, "phrase", "passage", "lexical"}
     with_image = Sample("x", (Message("user", (Part("image", path=str(file)),)),))
     assert differ(embedded(backbone, chat(("user", "Image 1: "))), embedded(backbone, with_image))
 

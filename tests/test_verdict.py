@@ -5,9 +5,10 @@ import json
 
 import pytest
 
+from datamodules.answers import parse
 from datamodules.schema import Policy, PolicyEntry
 from zoo.core.query import critique_query
-from zoo.core.verdict import Verdict, parse, rendered
+from zoo.core.verdict import Verdict, rendered
 
 POLICY = Policy("p", (PolicyEntry("S1", "open fire"), PolicyEntry("S10", "alarm"), PolicyEntry("x", "flood")))
 

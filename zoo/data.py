@@ -1,6 +1,7 @@
 """Fetches pretrained parts and data, and counts what a source holds.
 
 `python -m zoo.data fetch [NAME …]` resolves assets (all of them without a name) into ZOO_HOME, verified.
+`python -m zoo.data fetch PACK data_dir=DIR [base_url=URL]` builds a folder of public data from its repositories.
 `python -m zoo.data count [recipe=NAME] [key=value …]` prints the samples of a recipe's data by split and modality.
 `python -m zoo.data sources` lists the public data sets with their licences.
 `python -m zoo.data guardzoo data_dir=DIR [licences=permissive] [seed=0] [max_rows=N] [json=FILE]` prints GuardZoo's
@@ -15,6 +16,7 @@ from pathlib import Path
 from datamodules.assets import ASSETS, resolve
 from datamodules.guardzoo import load_guardzoo
 from datamodules.schema import SPLITS, DataError, near
+from datamodules.sources.fetching import RAW, rebuild
 from datamodules.sources.registry import GUARDZOO, SOURCES
 from zoo import cli
 from zoo.config import compose, plain, split_arguments
@@ -25,14 +27,36 @@ from zoo.fit import build_data
 
 VERBS = ("fetch", "count", "sources", "guardzoo")
 GUARDZOO_KEYS = ("data_dir", "licences", "seed", "max_rows", "json")
+PACKS = {"guardzoo": [source.module for source in GUARDZOO.values()]}
 
 
-def fetch(names: list[str]) -> None:
+def fetch(arguments: list[str]) -> None:
+    """Names of assets and packs; `data_dir=` and `base_url=` are about packs."""
+    names = [a for a in arguments if "=" not in a]
+    settings = split_arguments([a for a in arguments if "=" in a])
     for name in names:
-        if name not in ASSETS:
-            raise DataError(f"unknown asset {name!r}{near(name, sorted(ASSETS))}")
+        if name not in ASSETS and name not in PACKS:
+            raise DataError(f"unknown asset {name!r}{near(name, sorted([*ASSETS, *PACKS]))}")
+    for key in settings:
+        if key not in ("data_dir", "base_url"):
+            raise DataError(f"unknown setting {key!r}{near(key, ('data_dir', 'base_url'))}")
+    packs = [name for name in names if name in PACKS]
+    if settings and not packs:
+        raise DataError(f"{next(iter(settings))} is about a pack of public data: name one of {', '.join(PACKS)}")
+    if packs and not settings.get("data_dir"):
+        raise DataError(f"{packs[0]}: set data_dir=… to the folder that is to hold the files")
     for name in names or sorted(ASSETS):
-        print(f"{name}\t{ASSETS[name].licence}\t{resolve(name)}", flush=True)
+        if name in ASSETS:
+            print(f"{name}\t{ASSETS[name].licence}\t{resolve(name)}", flush=True)
+        else:
+            fetch_pack(name, **settings)
+
+
+def fetch_pack(name: str, data_dir: str, base_url: str = RAW) -> None:
+    """Prints a line for each file: its path, its source's licence, and whether it was fetched or present."""
+    licences = {file.path: module.LICENCE for module in PACKS[name] for file in module.FILES}
+    files = [file for module in PACKS[name] for file in module.FILES]
+    rebuild(files, data_dir, base_url, lambda f, state: print(f"{f.path}\t{licences[f.path]}\t{state}", flush=True))
 
 
 def count(arguments: list[str]) -> int:

@@ -24,6 +24,7 @@ from zoo.core.metrics import Record, summarise, twin_accuracy
 from zoo.core.module import GuardModule, Outcome
 from zoo.core.progress import StderrProgress
 from zoo.core.scores import decide, write_scores
+from zoo.written import written_against_scored
 
 LATENCY_SAMPLES = 8  # of each modality
 
@@ -193,11 +194,13 @@ def evaluate(
     calibrated: bool = False,
     accelerator: str = "cpu",
     seed: int = 0,
+    generate: int = 0,
 ) -> dict[str, Any]:
     """The design's metrics of `module` on the test split, after calibrating on validation unless `calibrated`.
 
-    Writes `scores.jsonl` (what was said of each row) and `plots/` into `folder` if given. Twins are judged again without each modality that they need. Of several
-    processes all judge, and the main one measures: the others return nothing.
+    Writes `scores.jsonl` (what was said of each row) and `plots/` into `folder` if given. Twins are judged again
+    without each modality that they need. `generate` test rows are answered once more in free text (see `zoo.written`).
+    Of several processes all judge, and the main one measures: the others return nothing.
     """
     guard = module.guard
     reasons: dict[str, str] = {}
@@ -230,12 +233,14 @@ def evaluate(
     metrics["evidence"] = c.evidence
     metrics["calibration_reasons"] = reasons
     metrics["latency_ms"] = latency(guard, test)
+    if generate:
+        metrics["generation"] = written_against_scored(guard, test, generate, seed)
+    if data.critiques is not None:
+        metrics["critiques"] = data.critiques
     metrics["seed"], metrics["data_hash"] = seed, data_hash(data.corpus.samples)
     metrics["failed"] = len(data.errors) + len(module.failed_ids)
     if folder is not None:
-        write_scores(
-            folder / "scores.jsonl", (decide(r, c.threshold, c.category_threshold) for r in (*rows, *ablated))
-        )
+        write_scores(folder / "scores.jsonl", (decide(r, c.threshold, c.category_threshold) for r in (*rows, *ablated)))
         _plots(rows, c.threshold, folder / "plots")
     return metrics
 

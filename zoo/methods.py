@@ -15,17 +15,20 @@ from datamodules.schema import DataError
 from zoo.core import weights
 from zoo.core.backbones import check, modalities_of
 from zoo.core.cards import guard_card, tagger_card
+from zoo.core.guard import Guard
 from zoo.core.launch import is_main
 from zoo.core.losses import LossWeights
 from zoo.core.module import GuardModule
+from zoo.core.orders import order_named
 from zoo.core.tables import text_table
 from zoo.evaluate import evaluate
-from zoo.omniguard.model import backbone_settings, omniguard
-from zoo.registry import save
+from zoo.omniguard.model import omniguard
+from zoo.registry import recipe_backbone, save
 from zoo.routeguard import recipe as routeguard
 from zoo.routeguard.tables import routing_table
 from zoo.soundtagger.model import SoundTagger
 from zoo.soundtagger.module import SoundTaggerModule, has_sound, sound_labels
+from zoo.thinkguard.model import thinkguard
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Method:
 
 def _check_guard(config: dict[str, Any]) -> None:
     """Raises `DataError` for a backbone that cannot be built or cannot take the data."""
-    check(**backbone_settings(config["backbone"]))
+    check(**recipe_backbone(config["backbone"]))
     takes, data = modalities_of(config["backbone"]["name"]), config["data"]
     if data["modalities"] is None and data["source"] == "manifest":
         return  # its rows decide, when they are read
@@ -58,14 +61,38 @@ def _check_guard(config: dict[str, Any]) -> None:
 
 
 def _build_guard(config: dict[str, Any], data: GuardDataModule) -> GuardModule:
-    guard = omniguard(config["backbone"], data.default_policy, config["recipe"])
+    return _module(omniguard(config["backbone"], data.default_policy, config["recipe"]), config)
+
+
+def _module(guard: Guard, config: dict[str, Any]) -> GuardModule:
     return GuardModule(
         guard, loss=LossWeights(**config["loss"]), max_categories=config["max_categories"], **config["optim"]
     )
 
 
+def _check_thinkguard(config: dict[str, Any]) -> None:
+    """Raises `DataError` for an order that the training does not teach, or that its processes cannot go through."""
+    _check_guard(config)
+    if not order_named(config["order"]).explanation_first:
+        return
+    if not config["loss"]["critique"] or config["data"]["critic"] == "none":
+        raise DataError(
+            "order=explanation_first judges by an explanation: it needs loss.critique above 0 and a data.critic"
+        )
+    if config["trainer"]["strategy"] in ("fsdp", "deepspeed"):
+        raise DataError(
+            "order=explanation_first: an explanation takes as many passes as it has words, and processes that share "
+            "a sharded model must take the same: use trainer=ddp"
+        )
+
+
+def _build_thinkguard(config: dict[str, Any], data: GuardDataModule) -> GuardModule:
+    return _module(thinkguard(config["backbone"], data.default_policy, config["recipe"], config["order"]), config)
+
+
 def _finish_guard(module: GuardModule, data: GuardDataModule, config: dict[str, Any], run: Path) -> dict[str, Any]:
-    metrics = evaluate(module, data, run, accelerator=config["trainer"]["accelerator"], seed=config["seed"])
+    kind, more = config["trainer"]["accelerator"], config.get("evaluate", {})
+    metrics = evaluate(module, data, run, accelerator=kind, seed=config["seed"], **more)
     if is_main():
         save(module.guard, run / "model", config["method"], guard_card(config, metrics, data))
     return metrics
@@ -98,6 +125,7 @@ def _finish_tagger(
 
 METHODS = {
     "omniguard": Method(_build_guard, _finish_guard, text_table, _check_guard),
+    "thinkguard": Method(_build_thinkguard, _finish_guard, text_table, _check_thinkguard),
     "routeguard": Method(
         routeguard.build_routeguard, routeguard.finish_routeguard, routing_table, routeguard.check, several=False
     ),

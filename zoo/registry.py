@@ -12,12 +12,18 @@ from datamodules.taxonomy import DEFAULT_POLICY
 from zoo.core import weights
 from zoo.core.backbones import build, describe
 from zoo.core.guard import Calibration, Guard
+from zoo.core.orders import VERDICT_FIRST, order_named
 from zoo.routeguard import model as routed
 
 
 def list_models() -> list[str]:
     """Names of the published models that `load` takes."""
     return sorted(name for name, entry in weights.manifest().items() if entry["kind"] == "guard")
+
+
+def recipe_backbone(backbone: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's backbone (`name` and settings) without what is the optimiser's: what `describe` takes."""
+    return {k: v for k, v in backbone.items() if k != "lr"}
 
 
 def create(backbone: str = "tiny", policy: Policy = DEFAULT_POLICY, cached: bool = True, **settings: Any) -> Guard:
@@ -45,6 +51,7 @@ def load(name: str | Path, device: str | torch.device = "cpu", cached: bool = Fa
         Policy.from_dict(config["policy"], f"{name}: policy"),
         Calibration(**config["calibration"]),
         name=config["name"],
+        order=order_named(config.get("order", VERDICT_FIRST.name)),  # models from before there were several have none
     )
     try:
         guard.backbone.load_saved_state(state)

@@ -99,8 +99,9 @@ def _results_folder(
 
 def _command(arguments: list[str]) -> str:
     """The command, without what is this machine's own."""
-    words = [a if a.partition("=")[0] not in PRIVATE else "data_dir=FOLDER" * a.startswith("data_dir=") for a in arguments]
-    return shlex.join(["python", "-m", "zoo.reproduce", *filter(None, words)])
+    words = [a for a in arguments if a.partition("=")[0] not in PRIVATE]
+    given = any(a.startswith("data_dir=") for a in arguments)
+    return shlex.join(["python", "-m", "zoo.reproduce", *words, *(["data_dir=FOLDER"] if given else [])])
 
 
 # ------------------------------------------------------------------------------------------------------------- running
@@ -136,17 +137,23 @@ def _carry_out_all(claim: Claim, units: Mapping[tuple[str, int], Unit], launch: 
 def _result(claim: Claim, units: Mapping[tuple[str, int], Unit], seeds: int, command: str) -> dict[str, Any]:
     runs = {name: [_read(units[name, s]) for s in range(seeds)] for name in claim.arms}
     measured = measure.measure(claim, runs)
+    arms = []
     for arm in measured["arms"]:
         mine = [units[arm["name"], s] for s in range(seeds)]
-        arm["seeds"] = [u.seed for u in mine]
-        arm["arguments"] = {k: v for k, v in mine[0].arguments.items() if k not in ("seed", "data_dir")}
-        arm["data_hash"] = mine[0].data_hash
-        arm["failed_rows"] = [r.metrics.get("failed") for r in runs[arm["name"]]]
-        arm["code"] = sorted({u.done["code"] for u in mine})
-    codes = sorted({c for arm in measured["arms"] for c in arm["code"]})
+        about = {
+            "name": arm["name"],
+            "verb": mine[0].arm.verb,
+            "recipe": mine[0].arm.recipe,
+            "arguments": {k: v for k, v in mine[0].arguments.items() if k not in ("seed", "data_dir")},
+            "seeds": [u.seed for u in mine],
+        }
+        failed = [r.metrics.get("failed") for r in runs[arm["name"]]]
+        codes = sorted({u.done["code"] for u in mine})
+        arms.append({**about, **arm, "failed_rows": failed, "data_hash": mine[0].data_hash, "code": codes})
+    codes = sorted({c for arm in arms for c in arm["code"]})
     if len(codes) > 1:
         print(f"the runs were made by {len(codes)} versions of the code: {', '.join(codes)}", file=sys.stderr)
-    hashes = {arm["data_hash"] for arm in measured["arms"]}
+    hashes = {arm["data_hash"] for arm in arms}
     unique = {u.key: r for name, rs in runs.items() for u, r in zip((units[name, s] for s in range(seeds)), rs)}
     return {
         "claim": claim.name,
@@ -156,7 +163,7 @@ def _result(claim: Claim, units: Mapping[tuple[str, int], Unit], seeds: int, com
         "seeds": seeds,
         "verdict": measured["verdict"],
         "rule": f"at least {claim.at_least} of {sum(c.decides for c in claim.comparisons)} comparisons",
-        "arms": measured["arms"],
+        "arms": arms,
         "differences": measured["differences"],
         "n": max((d["n"] or 0 for d in measured["differences"]), default=0),
         "data_hash": hashes.pop() if len(hashes) == 1 else None,  # arms that differ have their own

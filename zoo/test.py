@@ -40,8 +40,10 @@ def main(arguments: list[str]) -> int:
     module = GuardModule(guard)
     module.attach(data)
     run = launch.first(lambda: _open_run(config, name))
-    kind = config["trainer"]["accelerator"]
-    metrics = evaluate(module, data, run, calibrated=calibrate == "false", accelerator=kind, seed=config["seed"])
+    kind, more = config["trainer"]["accelerator"], config.get("evaluate", {})
+    metrics = evaluate(
+        module, data, run, calibrated=calibrate == "false", accelerator=kind, seed=config["seed"], **more
+    )
     if not launch.is_main():
         return 0
     metrics["model"], metrics["seconds"] = name, round(time.perf_counter() - started, 1)

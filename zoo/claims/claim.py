@@ -55,7 +55,7 @@ class Metric:
     """`kind` is one of BINARY, CATEGORY or `reported`. `where` keeps rows: any of the values, of each key.
 
     `average` takes the mean over sources or modalities. `categories` and `rows` (all | unsafe) are for CATEGORY alone;
-    `path` is the place in metrics.json of what is reported.
+    `path` is the place in metrics.json of what is reported, and `minus` that of what is taken off it.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Metric:
     categories: tuple[str, ...] = ()
     rows: str = "all"
     path: str | None = None
+    minus: str | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,9 @@ def load_claim(name: str) -> Claim:
         raise DataError(f"{path}: not YAML: {str(e).splitlines()[0]}") from e
     try:
         claim = _claim(page, path.stem, hashlib.sha256(raw).hexdigest())
-        claim.order()
+        for arm in claim.order():
+            if arm.uses and claim.arms[arm.uses].verb == "test":
+                raise DataError(f"arm {arm.name!r} uses arm {arm.uses!r}, which is a test and makes no model")
     except DataError as e:
         raise DataError(f"{path}: {e}") from e
     return claim
@@ -166,8 +169,6 @@ def _claim(page: Any, stem: str, digest: str) -> Claim:
     for arm in arms.values():
         if arm.uses is not None and arm.uses not in arms:
             raise DataError(f"arm {arm.name!r} uses the unknown arm {arm.uses!r}{near(arm.uses, list(arms))}")
-        if arm.uses is not None and arms[arm.uses].verb == "test" and not arms[arm.uses].uses:
-            raise DataError(f"arm {arm.name!r} uses arm {arm.uses!r}, which is a test and makes no model")
     metrics = {k: _metric(k, v) for k, v in _mapping(page["metrics"], "metrics").items()}
     if not isinstance(page["comparisons"], list) or not page["comparisons"]:
         raise DataError("`comparisons` must be a list, and not empty")
@@ -230,10 +231,12 @@ def _text(value: Any) -> str:
 
 def _metric(name: str, raw: Any) -> Metric:
     what = f"metric {name!r}"
-    raw = _mapping(raw, what, ("name", *WHERE, "average", "category", "rows", "path"), ("name",))
+    raw = _mapping(raw, what, ("name", *WHERE, "average", "category", "rows", "path", "minus"), ("name",))
     kind = _choice(raw["name"], (*BINARY, *CATEGORY, REPORTED), f"{what}: name")
-    if (kind == REPORTED) != ("path" in raw):
-        raise DataError(f"{what}: `path` (a place in metrics.json such as generation.f1) is what name: reported needs")
+    if (kind == REPORTED) != ("path" in raw) or ("minus" in raw and kind != REPORTED):
+        raise DataError(
+            f"{what}: `path`, a place in metrics.json such as ece, is what name: reported needs, and only it"
+        )
     for key in ("category", "rows"):
         if key in raw and kind not in CATEGORY:
             raise DataError(f"{what}: `{key}` is for {', '.join(CATEGORY)}")
@@ -249,6 +252,7 @@ def _metric(name: str, raw: Any) -> Metric:
         _names(raw["category"], f"{what}: category") if "category" in raw else (),
         _choice(raw.get("rows", "all"), ("all", "unsafe"), f"{what}: rows"),
         raw.get("path"),
+        raw.get("minus"),
     )
 
 
@@ -272,7 +276,7 @@ def _comparison(raw: Any, what: str, arms: Mapping[str, Arm], metrics: Mapping[s
     direction = _choice(raw["direction"], tuple(DIRECTIONS), f"{what}: direction")
     if raw.get("against") is None and direction not in ("higher", "lower"):
         raise DataError(f"{what}: direction: {direction} needs `against`")
-    if margin < 0 or margin == 0 and direction == "equal":
+    if margin < 0 or (margin == 0 and direction in ("equal", "not_lower")):
         raise DataError(f"{what}: margin: {margin} makes no sense with direction: {direction}")
     decides = raw.get("decides", True)
     if not isinstance(decides, bool):

@@ -63,10 +63,7 @@ def selected(names: Mapping[str, Any], slices: Sequence[str], where: Mapping[str
     lacks = [s for s in slices if s.startswith(ABLATION)]
     if lacks and not set(lacks) & set(where.get("slice", ())):
         return False
-    for key, wanted in where.items():
-        if not (set(slices) & set(wanted) if key == "slice" else names[key] in wanted):
-            return False
-    return True
+    return all(set(slices) & set(wanted) if key == "slice" else names[key] in wanted for key, wanted in where.items())
 
 
 @dataclass(frozen=True)
@@ -103,8 +100,8 @@ class Aligned:
             if apart.any():
                 row = self.ids[int(np.argwhere(apart)[0][0])]
                 raise DataError(
-                    f"{what} of {int(apart.sum())} rows, e.g. {row!r}, differ between {self.tables[0].path} and others: "
-                    "they were not judged under the same policy; compare categories instead"
+                    f"{what} of {int(apart.sum())} rows, e.g. {row!r}, differ between {self.tables[0].path} and other "
+                    "runs: they were not judged under the same policy; compare categories instead"
                 )
             out[column < 0] = -1
         return out
@@ -209,7 +206,7 @@ def figure(metric: Metric, runs: Sequence[Run]) -> dict[str, Any]:
     if metric.kind == REPORTED:
         return _entry(bootstrap.over_seeds([reported(metric, r) for r in runs]), None, [])
     a = asked(metric, [_table(r, metric) for r in runs])
-    return _entry(bootstrap.estimate(a.statistics, a.groups), a.n, a.notes)
+    return _entry(bootstrap.estimate(a.statistics, a.groups, (0.0, 1.0)), a.n, a.notes)
 
 
 def contrast(metric: Metric, runs: Sequence[Run], against: Sequence[Run]) -> dict[str, Any]:
@@ -219,7 +216,7 @@ def contrast(metric: Metric, runs: Sequence[Run], against: Sequence[Run]) -> dic
         return _entry(bootstrap.over_seeds(pairs), None, [])
     a = asked(metric, [_table(r, metric) for r in (*runs, *against)])
     pairs = [bootstrap.difference(x, y) for x, y in zip(a.statistics, a.statistics[len(runs) :])]
-    return _entry(bootstrap.estimate(pairs, a.groups), a.n, a.notes)
+    return _entry(bootstrap.estimate(pairs, a.groups, (-1.0, 1.0)), a.n, a.notes)
 
 
 def _table(run: Run, metric: Metric) -> Table:
@@ -230,13 +227,17 @@ def _table(run: Run, metric: Metric) -> Table:
 
 def reported(metric: Metric, run: Run) -> float:
     """The number at the metric's path in metrics.json. Raises `DataError` naming the part that is not there."""
-    value: Any = run.metrics
-    for key in (metric.path or "").split("."):
+    where = f"metric {metric.name!r}: {run.folder}/metrics.json"
+    return _at(metric.path or "", run.metrics, where) - (_at(metric.minus, run.metrics, where) if metric.minus else 0.0)
+
+
+def _at(path: str, value: Any, where: str) -> float:
+    for key in path.split("."):
         if not isinstance(value, dict) or key not in value:
-            raise DataError(f"metric {metric.name!r}: {run.folder}/metrics.json has no {metric.path} ({key!r} is missing)")
+            raise DataError(f"{where} has no {path} ({key!r} is missing)")
         value = value[key]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise DataError(f"metric {metric.name!r}: {run.folder}/metrics.json: {metric.path} is {value!r}, not a number")
+        raise DataError(f"{where}: {path} is {value!r}, not a number")
     return float(value)
 
 
@@ -281,9 +282,9 @@ def overall(verdicts: Sequence[str], at_least: int) -> str:
 def measure(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     """`arms`, `differences` and `verdict` of a claim's result; `runs`: arm → a run a seed, the same seeds in all."""
     arms = []
-    for name, arm in claim.arms.items():
+    for name in claim.arms:
         figures = {m: figure(metric, runs[name]) for m, metric in claim.metrics.items() if _asks(claim, name, m)}
-        arms.append({"name": name, "verb": arm.verb, "recipe": arm.recipe, "metrics": figures})
+        arms.append({"name": name, "metrics": figures})
     differences = []
     for c in claim.comparisons:
         metric = claim.metrics[c.metric]

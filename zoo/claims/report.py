@@ -30,16 +30,20 @@ def write(folder: Path, name: str, result: dict[str, Any]) -> Path:
 
 
 def draw(result: dict[str, Any], path: Path) -> Path:
-    """Each arm's metrics, and each difference with its margin."""
+    """Each arm's metrics, and each difference with its margin. Reported figures have panels and scales of their own."""
     arms = [
         (f"{metric}: {arm['name']}", e["mean"], e["ci95"], None)
         for metric in dict.fromkeys(d["metric"] for d in result["differences"])
         for arm in result["arms"]
-        if (e := arm["metrics"].get(metric))
+        if (e := arm["metrics"].get(metric)) and e["n"] is not None
     ]
-    differences = [(_name(d), d["mean"], d["ci95"], _margins(d)) for d in result["differences"]]
-    title = f"{result['claim']}: {result['verdict']}"
-    return plots.intervals({title: arms, f"differences, 95 % over rows and {result['seeds']} seeds": differences}, path)
+    seeds = f"{result['seeds']} seed{'s' if result['seeds'] != 1 else ''}"
+    panels = {f"test rows, 95 % over rows and {seeds}": arms, f"differences, 95 % over rows and {seeds}": []}
+    for d in result["differences"]:
+        title = f"{d['metric']}, 95 % over {seeds}" if d["n"] is None else list(panels)[1]
+        panels.setdefault(title, []).append((_name(d), d["mean"], d["ci95"], _margins(d)))
+    heading = f"{result['claim']}: {result['verdict']}"
+    return plots.intervals({t: rows for t, rows in panels.items() if rows}, path, heading)
 
 
 def _name(difference: dict[str, Any]) -> str:
@@ -52,14 +56,14 @@ def _margins(d: dict[str, Any]) -> list[float]:
     if d["direction"] == "equal":
         return [-d["margin"], d["margin"]]
     below = d["direction"] == "not_lower" or (d["direction"] == "lower" and d["against"])
-    return [-d["margin"] if below else d["margin"]]
+    return [0.0 - d["margin"] if below else d["margin"]]
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
 
 
 def results(folder: Path | None = None) -> dict[str, list[dict[str, Any]]]:
-    """claim → its results on the CPU and on a GPU, as far as there are any; every claim of `recipes/claims/` is there."""
+    """claim → its results on the CPU and on a GPU, if there are any. Every claim of `recipes/claims/` is there."""
     folder = folder or claims_folder() / "results"
     out: dict[str, list[dict[str, Any]]] = {}
     for name in claim_names():

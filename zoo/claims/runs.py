@@ -73,7 +73,9 @@ class Unit:
     @cached_property
     def folder(self) -> Path:
         """An existing folder with this key, or a new one's name."""
-        return next(iter(sorted(self.root.glob(f"*-{self.key}"))), self.root / f"{self.arm.name}-{self.seed}-{self.key}")
+        return next(
+            iter(sorted(self.root.glob(f"*-{self.key}"))), self.root / f"{self.arm.name}-{self.seed}-{self.key}"
+        )
 
     @property
     def run(self) -> Path:
@@ -119,25 +121,22 @@ def plan_units(
 
     Raises `DataError` that names the arm. A test of a published model has one run, whatever the seeds.
     """
-    units: dict[tuple[str, int], Unit] = {}
-    order = claim.order()
-    for arm in order:
+    ready = {}
+    for arm in claim.order():
         clash = sorted(set(arm.overrides) & set(overrides))
         if clash:
             raise DataError(f"{clash[0]} is what arm {arm.name!r} is about: it cannot be set for all arms")
-    for seed in range(seeds):
-        for arm in order:
-            given = {**claim.defaults, **((claim.gpu or {}) if gpu else {}), **arm.overrides, **overrides}
-            fixed = arm.verb == "test" and arm.uses is None
-            uses = units[arm.uses, seed] if arm.uses else None
-            given["seed"] = str(0 if fixed else seed)
-            try:
-                config = _config(arm, given)
-                if arm.verb == "test" and not arm.uses:
-                    weights.find(str(arm.model))
-            except DataError as e:
-                raise DataError(f"arm {arm.name!r}: {e}") from e
-            units[arm.name, seed] = Unit(arm, int(given["seed"]), given, config, uses, root)
+        given = {**claim.defaults, **((claim.gpu or {}) if gpu else {}), **arm.overrides, **overrides}
+        try:
+            ready[arm.name] = (arm, given, _config(arm, given))  # once: to compose a configuration takes a moment
+        except DataError as e:
+            raise DataError(f"arm {arm.name!r}: {e}") from e
+    units: dict[tuple[str, int], Unit] = {}
+    for n in range(seeds):
+        for name, (arm, given, config) in ready.items():
+            seed = 0 if arm.verb == "test" and not arm.uses else n
+            uses = units[arm.uses, n] if arm.uses else None
+            units[name, n] = Unit(arm, seed, {**given, "seed": str(seed)}, {**config, "seed": seed}, uses, root)
     return units
 
 
@@ -148,6 +147,8 @@ def _config(arm: Arm, given: Mapping[str, str]) -> dict[str, Any]:
     method = METHODS[config["method"]]
     if arm.verb == "fit":
         method.check(config)
+    elif not arm.uses:
+        weights.find(str(arm.model))
     plan(config["trainer"], config["data"]["batch_size"])
     return config
 

@@ -1,4 +1,4 @@
-"""What the data of a claim's arms holds, looked at before anything long is begun: its hash, and rows for each metric."""
+"""What the data of a claim's arms holds, looked at before anything long is begun: its hash, and each metric's rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zoo.fit import build_data
 
 
 @dataclass(frozen=True)
-class TestRow:
+class Row:
     """What a metric can choose a test sample by, and its label."""
 
     names: Mapping[str, str]
@@ -28,7 +28,7 @@ class TestRow:
 
 def survey(units: Mapping[tuple[str, int], Unit], claim: Claim) -> None:
     """Gives each unit its data's hash. Raises `DataError` for a metric that no test row of an arm can answer."""
-    seen: dict[str, tuple[str, list[TestRow]]] = {}
+    seen: dict[str, tuple[str, list[Row]]] = {}
     checked: set[tuple[str, str]] = set()
     for (name, _), unit in units.items():
         config = {**unit.config, "seed": 0}  # the seed orders training rows; the rows are the same
@@ -45,22 +45,22 @@ def survey(units: Mapping[tuple[str, int], Unit], claim: Claim) -> None:
             raise DataError(f"arm {name!r}: {e}") from e
 
 
-def _look(data: GuardDataModule) -> tuple[str, list[TestRow]]:
+def _look(data: GuardDataModule) -> tuple[str, list[Row]]:
     data.prepare_data()
     rows = [row for s in data.samples("test") for row in _rows(s, data)]
     return data_hash(data.corpus.samples), rows
 
 
-def _rows(sample: Sample, data: GuardDataModule) -> list[TestRow]:
+def _rows(sample: Sample, data: GuardDataModule) -> list[Row]:
     """The sample, and the copies of a twin that lack a part: each has that slice alone."""
     policy = data.fixed_policy(sample)
     names = {"source": sample.source, "modality": sample.modality, "target": sample.target}
     lacking = sample.meta.get("needs", ()) if "twin" in sample.meta else ()
     slices = [slices_of(sample), *((f"{ABLATION}{n}",) for n in lacking)]
-    return [TestRow(names, s, sample.gold(policy), frozenset(policy.ids)) for s in slices]
+    return [Row(names, s, sample.gold(policy), frozenset(policy.ids)) for s in slices]
 
 
-def check(metric: Metric, rows: Sequence[TestRow]) -> None:
+def check(metric: Metric, rows: Sequence[Row]) -> None:
     """Raises `DataError`, with near matches, where `metric` asks for what no test row has."""
     if metric.kind == REPORTED:
         return

@@ -72,7 +72,9 @@ def write_adapters(parts: ExportParts, folder: Path) -> None:
         if ".lora_" in name
     }
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = copy.deepcopy(lm.peft_config["default"])
+    config = copy.deepcopy(next(m.peft_config["default"] for m in lm.modules() if hasattr(m, "peft_config")))
+    # By their whole names: the encoders of an omni-modal model have layers of the same short names.
+    config.target_modules = {name for name, m in lm.named_modules() if isinstance(m, LoraLayer)}
     config.base_model_name_or_path, config.revision = parts.base_name, parts.base_revision
     config.task_type, config.inference_mode = "CAUSAL_LM", True
     config.save_pretrained(str(folder))

@@ -13,8 +13,11 @@ from datamodules.buckets import characters
 from datamodules.schema import DataError, Policy, Sample
 from datamodules.taxonomy import DEFAULT_POLICY
 from zoo.core.backbones.base import Backbone, Scores
-from zoo.core.query import critique_query, policy_queries
+from zoo.core.orders import VERDICT_FIRST, Order
+from zoo.core.query import policy_queries
 from zoo.core.verdict import Verdict
+
+EXPLANATION_TOKENS = 64  # most that an explanation is generated of, unless the caller says otherwise
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Judged:
 
 
 class Guard(nn.Module):
-    """`policy` answers where neither the call nor the sample brings one."""
+    """`policy` answers where neither the call nor the sample brings one; `order` is that of the parts of an answer."""
 
     def __init__(
         self,
@@ -54,12 +57,14 @@ class Guard(nn.Module):
         policy: Policy = DEFAULT_POLICY,
         calibration: Calibration | None = None,
         name: str = "guard",
+        order: Order = VERDICT_FIRST,
     ):
         super().__init__()
         self.backbone = backbone
         self.policy = policy
         self.calibration = calibration or Calibration()
         self.name = name
+        self.order = order
 
     @property
     def device(self) -> torch.device:
@@ -101,6 +106,22 @@ class Guard(nn.Module):
         return out
 
     @torch.no_grad()
+    def answers(
+        self, batch: Any, policies: Sequence[Policy], max_new_tokens: int = EXPLANATION_TOKENS
+    ) -> tuple[Scores, list[str] | None]:
+        """Scores of the batch's `policy_queries`, and the explanations that they follow where those come first.
+
+        A verdict after its explanation goes on from the same encoded prompt as the explanation did, which it reads in
+        whole. Categories are asked of the prompt. Otherwise it is one pass over the batch as it was prepared.
+        """
+        if not self.order.explanation_first:
+            return self.backbone.score_batch(batch), None
+        state = self.backbone.encode(batch)
+        said = self.backbone.generate(state, [self.order.critique(False, [])] * len(policies), max_new_tokens)
+        queries = [[self.order.verdict(p, text), *policy_queries(p)[1:]] for p, text in zip(policies, said)]
+        return self.backbone.score(state, queries), said
+
+    @torch.no_grad()
     def moderate(
         self,
         samples: Sample | Sequence[Sample],
@@ -108,12 +129,13 @@ class Guard(nn.Module):
         explain: bool = False,
         threshold: float | None = None,
         batch_size: int = 16,
-        max_new_tokens: int = 64,
+        max_new_tokens: int = EXPLANATION_TOKENS,
     ) -> Verdict | list[Verdict]:
         """Verdicts for samples, in their order (one for one sample). Batches are of similar length.
 
         The policy is the call's, else the sample's, else the guard's. `threshold` replaces the fitted one. `explain`
-        adds a critique generated after the verdict; it never changes the verdict. Raises `MediaError` for a bad file
+        adds the critique, generated after the verdict; it never changes the verdict. A guard whose order is explanation
+        first generates it in any case, at most `max_new_tokens`, and judges by it. Raises `MediaError` for a bad file
         and for a medium that the backbone does not take.
         """
         if isinstance(samples, Sample):
@@ -147,18 +169,20 @@ class Guard(nn.Module):
         rows = [self.backbone.prepare(s, p, policy_queries(p)) for s, p in zip(samples, policies)]
         batch = self.backbone.collate(rows).to(self.device)
         # One pass for the verdict, whether it is to be explained or not: it is the same to the last bit.
-        judged = self.judge(self.backbone.score_batch(batch), [len(p) for p in policies])
+        scores, said = self.answers(batch, policies, max_new_tokens)
+        judged = self.judge(scores, [len(p) for p in policies])
         verdicts = self.verdicts(judged, [s.id for s in samples], policies, batch.truncated)
         if threshold is not None:
             for v in verdicts:
                 v.threshold, v.flagged = threshold, v.score >= threshold
-        if explain:
+        if explain and said is None:
             suffixes = [
-                critique_query(v.flagged, v.listed(p, self.calibration.category_threshold))
+                self.order.critique(v.flagged, v.listed(p, self.calibration.category_threshold))
                 for v, p in zip(verdicts, policies)
             ]
-            state = self.backbone.encode(batch)
-            for v, text in zip(verdicts, self.backbone.generate(state, suffixes, max_new_tokens)):
+            said = self.backbone.generate(self.backbone.encode(batch), suffixes, max_new_tokens)
+        if explain:
+            for v, text in zip(verdicts, said):
                 v.critique = text
         return verdicts
 
@@ -168,4 +192,5 @@ class Guard(nn.Module):
             "backbone": self.backbone.describe(),
             "policy": self.policy.to_dict(),
             "calibration": asdict(self.calibration),
+            "order": self.order.name,
         }

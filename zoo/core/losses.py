@@ -1,4 +1,4 @@
-"""The loss of a guard: cross-entropy over the options of its queries, and the critique's tokens."""
+"""The loss of a guard: cross-entropy over the options of its queries, and over the tokens of what it writes."""
 
 from __future__ import annotations
 
@@ -10,19 +10,26 @@ from torch import Tensor
 
 from datamodules.schema import Policy, Sample
 from zoo.core.backbones.base import Scores
-from zoo.core.query import Query, category_query, critique_query, verdict_query
+from zoo.core.orders import VERDICT_FIRST, Order
+from zoo.core.query import Query, category_query
 
-VERDICT, CATEGORY, CRITIQUE = 0, 1, 2
-PARTS = ("verdict", "categories", "critique")
+VERDICT, CATEGORY, CRITIQUE, LINE = range(4)
+PARTS = ("verdict", "categories", "critique", "lines")
+CLOSED = (VERDICT, CATEGORY)  # answered by one of several options; the others by the tokens of one
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the three means: over verdicts, over known category labels, over critique tokens."""
+    """Weights of the means: over verdicts, over known category labels, over critique tokens, over tokens of `lines`.
+
+    Lines are the assessment and the categories as the guard writes them out. The closed queries compare options with
+    each other alone: without lines a guard that writes freely may say anything.
+    """
 
     verdict: float = 1.0
     categories: float = 1.0
     critique: float = 1.0
+    lines: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,12 @@ class Targets:
 
 
 def training_queries(
-    sample: Sample, policy: Policy, critique: bool = True, most: int | None = None
+    sample: Sample,
+    policy: Policy,
+    critique: bool = True,
+    most: int | None = None,
+    order: Order = VERDICT_FIRST,
+    lines: bool = False,
 ) -> tuple[list[Query], list[int], list[int]]:
     """Queries of one sample under `policy` with their right options and kinds. Unknown labels are not asked for.
 
@@ -48,8 +60,9 @@ def training_queries(
     options: list[int] = []
     kinds: list[int] = []
     gold = sample.gold(policy)
+    said = sample.critique or "" if critique else ""
     if gold is not None:
-        queries.append(verdict_query(policy))
+        queries.append(order.verdict(policy, said))
         options.append(int(gold))
         kinds.append(VERDICT)
     known = [(e, sample.categories.get(e.id, "unknown")) for e in policy.entries]
@@ -57,11 +70,17 @@ def training_queries(
         queries.append(category_query(entry))
         options.append(int(label == "yes"))
         kinds.append(CATEGORY)
-    if critique and sample.critique and gold is not None:
-        broken = [e.name for e in policy.entries if sample.categories.get(e.id) == "yes"]
-        queries.append(critique_query(gold, broken, sample.critique))
+    if gold is None:
+        return queries, options, kinds
+    broken = [e.name for e in policy.entries if sample.categories.get(e.id) == "yes"]
+    written = [(order.critique(gold, broken, said), CRITIQUE)] if said else []
+    if lines:
+        written.append((order.assessment(policy, said, gold), LINE))
+        written += [(order.categories(said, broken), LINE)] if broken else []
+    for query, kind in written:
+        queries.append(query)
         options.append(0)
-        kinds.append(CRITIQUE)
+        kinds.append(kind)
     return queries, options, kinds
 
 
@@ -77,32 +96,33 @@ def collate_targets(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Targ
 
 
 def asked(targets: Targets, tokens: Tensor) -> Tensor:
-    """How many verdicts, category labels and critique tokens a batch asks for, float32 [3]: its means' denominators.
+    """How much a batch asks for of each of PARTS, float32 [4]: queries of closed parts, tokens of written ones.
 
-    `tokens` [b, q, o] counts the tokens of each option.
+    These are the denominators of its means. `tokens` [b, q, o] counts the tokens of each option.
     """
-    rows = targets.kind == CRITIQUE  # [b, q]
     at = targets.option.clamp_min(0).unsqueeze(-1)  # [b, q, 1]
-    critique = tokens.gather(-1, at).squeeze(-1)[rows].sum()
-    return torch.stack([(targets.kind == VERDICT).sum(), (targets.kind == CATEGORY).sum(), critique]).float()
+    right = tokens.gather(-1, at).squeeze(-1)  # [b, q]
+    of = [targets.kind == kind for kind in range(len(PARTS))]
+    return torch.stack([rows.sum() if kind in CLOSED else right[rows].sum() for kind, rows in enumerate(of)]).float()
 
 
 def loss_sums(scores: Scores, targets: Targets) -> Tensor:
-    """Sums of the three losses over a batch's verdicts, category labels and critique tokens, [3].
+    """Sums of the losses of PARTS over a batch's closed queries and written tokens, [4].
 
     A sum over nothing is zero and still on the graph: its gradient is zero, not missing.
     """
     at = targets.option.clamp_min(0).unsqueeze(-1)  # [b, q, 1]
     right = scores.logp.gather(-1, at).squeeze(-1)  # [b, q]
     sums = []
-    for kind in (VERDICT, CATEGORY):
+    for kind in range(len(PARTS)):
         rows = targets.kind == kind
-        sums.append((scores.logp[rows].logsumexp(-1) - right[rows]).sum())
-    return torch.stack([*sums, -right[targets.kind == CRITIQUE].sum()])
+        whole = scores.logp[rows].logsumexp(-1) if kind in CLOSED else 0.0
+        sums.append((whole - right[rows]).sum())
+    return torch.stack(sums)
 
 
 def weighted_mean(sums: Tensor, counts: Tensor, weights: LossWeights) -> Tensor:
-    """The weighted loss from `loss_sums` and the counts of `asked`, [3] each. What was not asked for adds nothing.
+    """The weighted loss from `loss_sums` and the counts of `asked`, [4] each. What was not asked for adds nothing.
 
     Linear in `sums`: with the counts of a whole step, the losses of its parts add up to the loss of the step.
     """

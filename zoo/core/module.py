@@ -17,6 +17,7 @@ from zoo.core import launch
 from zoo.core.backbones.base import Scores
 from zoo.core.guard import Guard
 from zoo.core.losses import (
+    PARTS,
     LossWeights,
     Targets,
     asked,
@@ -29,7 +30,7 @@ from zoo.core.losses import (
 from zoo.core.metrics import GuardMetrics
 from zoo.core.optim import build_optimizer
 from zoo.core.prompts import Text, render
-from zoo.core.query import critique_query, policy_queries, verdict_query
+from zoo.core.query import policy_queries, verdict_query
 from zoo.core.sharding import gather_into, number_by_model, shard
 from zoo.core.warm import warm
 
@@ -49,7 +50,7 @@ class Example:
 class GuardBatch:
     """What a loader yields once a GuardModule is attached. `failed` samples are counted, not hidden.
 
-    `asked` [3] are the denominators of the batch's losses; `total` [3] those of the step that it is a part of.
+    `asked` [4] are the denominators of the batch's losses; `total` [4] those of the step that it is a part of.
     """
 
     inputs: Any
@@ -159,13 +160,15 @@ class GuardModule(L.LightningModule):
         for entry in entries:
             out |= dict.fromkeys((entry.name, entry.description))
         for flagged in (False, True):
-            out |= dict.fromkeys(critique_query(flagged, []).suffix)
+            out |= dict.fromkeys(self.guard.order.critique(flagged, []).suffix)
         return list(out | templates)
 
     def prepare(self, sample: Sample, policy: Policy, train: bool) -> Example:
         """Runs in the worker."""
         if train:
-            queries, options, kinds = training_queries(sample, policy, self.critique, self.max_categories)
+            queries, options, kinds = training_queries(
+                sample, policy, self.critique, self.max_categories, self.guard.order, self.loss_weights.lines > 0
+            )
             if not queries:  # a row without a label is read all the same: every batch goes through the whole model
                 queries, options, kinds = [verdict_query(policy)], [-1], [-1]
         else:
@@ -177,7 +180,7 @@ class GuardModule(L.LightningModule):
         backbone = self.guard.backbone
         inputs = backbone.collate([r.prepared for r in good]) if good else None
         targets = collate_targets([(r.options, r.kinds) for r in good])
-        counts = asked(targets, backbone.option_tokens(inputs)) if targets.option.numel() else torch.zeros(3)
+        counts = asked(targets, backbone.option_tokens(inputs)) if targets.option.numel() else torch.zeros(len(PARTS))
         failed = [r for r in rows if isinstance(r, Failed)]
         return GuardBatch(inputs, targets, [r.sample for r in good], [r.policy for r in good], failed, counts, counts)
 
@@ -200,6 +203,12 @@ class GuardModule(L.LightningModule):
         inputs = batch.inputs if batch.samples else self.idle.inputs.to(self.device)
         return Scores(*self.guard.backbone(inputs))
 
+    def answers(self, batch: GuardBatch) -> Scores:
+        """The scores that verdicts are made of: `scores`, or those of queries that follow what the guard says first."""
+        if self.guard.order.explanation_first and batch.samples:
+            return self.guard.answers(batch.inputs, batch.policies)[0]
+        return self.scores(batch)
+
     def training_step(self, batch: GuardBatch, index: int) -> Tensor:
         self._count(batch)
         targets = batch.targets if batch.samples else self.idle.targets.to(self.device)
@@ -221,7 +230,7 @@ class GuardModule(L.LightningModule):
         self._count(batch)
         if not batch.samples and self.device_mesh is None:
             return
-        scores = self.scores(batch)  # of a sharded model with no row too: the others wait for this process's shards
+        scores = self.answers(batch)  # of a sharded model with no row too: the others wait for this process's shards
         if batch.samples:
             judged = self.guard.judge(scores, [len(p) for p in batch.policies])
             golds = [s.gold(p) for s, p in zip(batch.samples, batch.policies)]
@@ -248,7 +257,7 @@ class GuardModule(L.LightningModule):
         self._count(batch)
         if not batch.samples:
             return []
-        scores = self.scores(batch)
+        scores = self.answers(batch)
         verdict, categories = scores.log_odds(0).tolist(), scores.log_odds(slice(1, None)).tolist()
         return [
             Outcome(sample, policy, verdict[i], dict(zip(policy.ids, categories[i])), batch.inputs.truncated[i])

@@ -150,13 +150,14 @@ def confusion(scores: Any, golds: Any, threshold: float, path: str | Path) -> Pa
 Interval = tuple[str, float | None, Sequence[float] | None, Sequence[float] | None]
 
 
-def intervals(panels: Mapping[str, Sequence[Interval]], path: str | Path) -> Path:
+def intervals(panels: Mapping[str, Sequence[Interval]], path: str | Path, heading: str = "") -> Path:
     """Values with their intervals, a panel a title: rows of (name, value, [low, high], margins). Returns `path`.
 
     Margins are marked by a dashed line in their row; a row without a value says so.
     """
     count = sum(len(rows) for rows in panels.values())
-    figure = _figure(9, 1.6 * len(panels) + 0.42 * count)
+    figure = _figure(9, 0.5 + 1.2 * len(panels) + 0.42 * count)
+    figure.suptitle(heading, fontsize=_TITLE, fontweight="bold")
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[len(r) + 1 for r in panels.values()])[:, 0]
     for number, (ax, (title, rows)) in enumerate(zip(axes, panels.items())):
         _dress(ax, title, "", "")

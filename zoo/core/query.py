@@ -14,13 +14,18 @@ from datamodules.schema import Policy, PolicyEntry
 
 VERDICT_OPTIONS = ("safe", "unsafe")
 CATEGORY_OPTIONS = ("no", "yes")
+EXPLANATION = "- Explanation:"
+
+
+class Said(str):
+    """A piece of a suffix that the guard has written itself: it is read back as the tokens that it was written in."""
 
 
 @dataclass(frozen=True)
 class Query:
     """`suffix` pieces joined are what a language model reads after the prompt; `options` are its possible answers.
 
-    The pieces are kept apart because a soft-token backbone encodes each phrase by itself.
+    The pieces are kept apart because a soft-token backbone encodes each phrase by itself, all but what is `Said`.
     """
 
     suffix: tuple[str, ...]
@@ -47,18 +52,16 @@ def category_query(entry: PolicyEntry) -> Query:
     return Query(("- Is this in it: ", entry.name, "?"), CATEGORY_OPTIONS)
 
 
-def critique_query(flagged: bool, names: Sequence[str], critique: str = "") -> Query:
-    """The explanation after the rendered verdict, in ThinkGuard's published order (arXiv 2502.13458)."""
+def critique_query(flagged: bool, names: Sequence[str], critique: str = "", says_none: bool = True) -> Query:
+    """The explanation after the rendered verdict, in ThinkGuard's published order (arXiv 2502.13458).
+
+    Without `says_none` an answer without categories has no line for them.
+    """
     listed: list[str] = []
-    for name in names:
+    for name in names or (("none",) if says_none else ()):
         listed += [", ", name] if listed else [name]
-    suffix = (
-        f"- Safety Assessment: {VERDICT_OPTIONS[flagged]}\n",
-        "- Categories: ",
-        *(listed or ["none"]),
-        "\n",
-        "- Explanation:",
-    )
+    lines = ("- Categories: ", *listed, "\n") if listed else ()
+    suffix = (f"- Safety Assessment: {VERDICT_OPTIONS[flagged]}\n", *lines, EXPLANATION)
     return Query(suffix, (critique,) if critique else ())
 
 

@@ -1,9 +1,8 @@
-"""A verdict: what a guard says of one sample, its rendered form, and a parser for other people's."""
+"""A verdict: what a guard says of one sample, and its rendered form. `datamodules.answers` reads free text back."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,52 +47,3 @@ class Verdict:
 def rendered(flagged: bool, names: list[str], critique: str) -> str:
     """The published text form: assessment, categories, explanation."""
     return f"{critique_query(flagged, names).text} {critique}"
-
-
-@dataclass(frozen=True)
-class Parsed:
-    """Free text read as a verdict. Text that does not follow the form is not `valid` and counts as flagged."""
-
-    flagged: bool
-    categories: tuple[str, ...]
-    critique: str | None
-    valid: bool
-
-
-# Anchored at line starts and ends: "not unsafe" or "safe to say it is unsafe" must not match.
-_ASSESSMENT = re.compile(
-    r"^\s*(?:-\s*)?(?:safety assessment|assessment)\s*:\s*\**(safe|unsafe)\**\s*\.?\s*$", re.I | re.M
-)
-_LONE = re.compile(r"^\s*\**(safe|unsafe)\**\s*\.?\s*$", re.I | re.M)
-_BARE = re.compile(r"\A\s*(safe|unsafe)\s*(?:\n(?P<rest>.*))?\Z", re.I | re.S)
-_CATEGORIES = re.compile(r"^\s*(?:-\s*)?categor(?:y|ies)\s*:[ \t]*(.*)$", re.I | re.M)
-_EXPLANATION = re.compile(
-    r"^\s*(?:-\s*)?(?:explanation|assessment|critique)\s*:(?!\s*\**(?:safe|unsafe)\**\s*\.?\s*$)\s*(.+)\Z",
-    re.I | re.M | re.S,
-)
-
-
-def parse(text: str) -> Parsed:
-    """Reads another guard's output: the labelled form, or `safe|unsafe` on the first line and categories after.
-
-    Two different assessments, or none, make it invalid.
-    """
-    found = {m.lower() for m in _ASSESSMENT.findall(text)}
-    rest = text
-    if not found:
-        bare = _BARE.match(text)
-        if bare:
-            found, rest = {bare.group(1).lower()}, bare.group("rest") or ""
-    if len(found) != 1 or {m.lower() for m in _LONE.findall(text)} - found:
-        return Parsed(True, (), None, valid=False)
-    listed = _CATEGORIES.search(rest)
-    if listed:
-        names = listed.group(1)
-    elif rest is not text:
-        names = rest.split("\n", 1)[0]
-        names = "" if ":" in names else names  # another field's line
-    else:
-        names = ""
-    categories = tuple(n.strip() for n in names.split(",") if n.strip() and n.strip().lower() not in ("none", "n/a"))
-    said = _EXPLANATION.search(rest)
-    return Parsed(found == {"unsafe"}, categories, said.group(1).strip() if said else None, valid=True)

@@ -251,7 +251,8 @@ class RoutedBackbone(Backbone):
             mine = [i for i, p in enumerate(pairs) if p[1] == name]
             if mine:
                 rows = guard.backbone.collate([batch.guests[name][pairs[i][0]] for i in mine]).to(guard.device)
-                out |= zip(mine, _answers(guard.backbone.score_batch(rows), [pairs[i][2] for i in mine]))
+                parts = [pairs[i][2] for i in mine]
+                out |= zip(mine, _answers(guard.answers(rows, parts)[0], parts))
         return [out[i] for i in range(len(pairs))]
 
     def _ask_adapters(self, middle: Middle, pairs: Sequence[Pair]) -> list[Answer]:

@@ -15,6 +15,7 @@ from datamodules.schema import DataError, Policy, PolicyEntry, Sample, canonical
 from zoo.core.backbones import build
 from zoo.core.backbones.base import Scores
 from zoo.core.guard import Calibration, Guard, Judged
+from zoo.core.orders import order_named
 from zoo.core.verdict import Verdict
 from zoo.core.weights import CheckpointError
 from zoo.routeguard.backbone import RoutedBackbone, RoutedScores, Routing
@@ -198,6 +199,7 @@ def _load_guest(raw: dict[str, Any], cached: bool) -> Guard:
         Policy.from_dict(raw["policy"], f"expert {raw['name']}: policy"),
         Calibration(**raw["calibration"]),
         name=raw["name"],
+        order=order_named(raw["order"]),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertModel, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from datamodules import media
@@ -26,7 +26,8 @@ from zoo.core.cache import FeatureCache
 from zoo.core.encoders.audio import AudioEncoder, SoundNet
 from zoo.core.encoders.base import Encoder
 from zoo.core.encoders.image import ImageEncoder, load_efficientnet_lite0
-from zoo.core.encoders.text import TextEncoder, load_minilm
+from zoo.core.encoders.lexical import LexicalEncoder
+from zoo.core.encoders.text import TextEncoder, adapted, load_minilm
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -35,6 +36,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "heads": 3,
         "mlp": 512,
         "window": 4,
+        "text_lora": None,
+        "lexical": None,
         "vocabulary": 8192,
         "packed": True,
         "audio": "audio-tiny",
@@ -122,18 +125,39 @@ def _image_encoder() -> tuple[ImageEncoder, str]:
     return ImageEncoder(load_efficientnet_lite0(resolve("efficientnet-lite0"))), asset_hash("efficientnet-lite0")
 
 
+def _reader(bert: BertModel, lora: dict[str, int] | None) -> BertModel:
+    """MiniLM for passages: frozen, or with LoRA in its last layers ({layers, rank, alpha})."""
+    if lora is None:
+        return bert
+    reject_unknown(lora, ("layers", "rank", "alpha"), "backbone tiny: text_lora")
+    try:
+        return adapted(bert, **lora)
+    except (TypeError, ValueError) as e:
+        raise weights.CheckpointError(f"backbone tiny: text_lora={lora}: {e}") from e
+
+
+def _lexical(settings: dict[str, int]) -> LexicalEncoder:
+    reject_unknown(settings, ("buckets", "dim"), "backbone tiny: lexical")
+    try:
+        return LexicalEncoder(**settings)
+    except (TypeError, ValueError) as e:
+        raise weights.CheckpointError(f"backbone tiny: lexical={settings}: {e}") from e
+
+
 def _tiny(description: dict[str, Any], cache: FeatureCache | None) -> SoftTokenBackbone:
-    """Frozen MiniLM, EfficientNet-Lite0 and the sound encoder feed a small Llama trained from scratch."""
+    """MiniLM (frozen, or with LoRA), EfficientNet-Lite0 and the sound encoder feed a small Llama from scratch."""
     bert, tokenizer = load_minilm(resolve("minilm"))
     image, image_hash = _image_encoder()
     sound, sound_hash = audio_encoder(description["audio"])
     ends = (tokenizer.cls_token_id, tokenizer.sep_token_id)
     encoders: dict[str, Encoder] = {
         "phrase": TextEncoder(bert, *ends, pool="phrase"),
-        "passage": TextEncoder(bert, *ends, pool="passage", window=description["window"]),
+        "passage": TextEncoder(_reader(bert, description["text_lora"]), *ends, "passage", description["window"]),
         "image": image,
         "sound": sound,
     }
+    if description["lexical"] is not None:
+        encoders["lexical"] = _lexical(description["lexical"])
     answers = frequent_pieces(tokenizer, description["vocabulary"])
     lm = small_llama(description, description["vocabulary"], answers.sep_token_id)
     words = projected_vocabulary(bert.embeddings.word_embeddings.weight, description["width"])

@@ -14,12 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerBase, Qwen2_5OmniThinkerForConditionalGeneration
+from transformers import (
+    PreTrainedTokenizerBase,
+    Qwen2_5OmniProcessor,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+)
 
 from datamodules.schema import Policy, Sample
 from zoo.core.backbones import branches as br
 from zoo.core.backbones import omni_source, passes
-from zoo.core.backbones.base import Backbone, Scores
+from zoo.core.backbones.base import Backbone, ExportParts, Scores
 from zoo.core.backbones.cutting import cut_texts
 from zoo.core.backbones.generation import Past, greedy
 from zoo.core.backbones.omni_layout import Codes, Grid, Prompt
@@ -71,7 +75,7 @@ def build(description: dict[str, Any], folder: Path, limits: ReadLimits) -> Nati
     if description["gradient_checkpointing"]:
         checkpoint_activations(thinker.get_decoder())
     media = MediaReader(processors, limits, description["image_tokens"], description["frame_tokens"])
-    return NativeBackbone(thinker, processors.tokenizer, codes, media, description)
+    return NativeBackbone(thinker, processors.tokenizer, codes, media, description, folder)
 
 
 @dataclass
@@ -132,8 +136,11 @@ class NativeBackbone(Backbone):
         codes: Codes,
         media: MediaReader,
         description: dict[str, Any],
+        base: Path | None = None,
     ):
+        """`base` is the folder that the thinker came from."""
         super().__init__()
+        self.base = base
         self.lm = thinker
         self.tokenizer = tokenizer
         self.codes = codes
@@ -171,13 +178,14 @@ class NativeBackbone(Backbone):
                 self.media.add(piece.part, prompt, inputs)
                 continue
             if isinstance(piece, Turn):
-                source = self.reader.turn(piece)
+                sources = [self.reader.turn(piece)]
             elif piece.role == "content":
-                source = self.reader.content(next(contents))
+                sources = self.reader.content(next(contents))
             else:
-                source = (self.reader.speaker if piece.role == "speaker" else self.reader.phrase)(piece.text)
-            if source is not None:
-                prompt.add_text(source.value.tolist())
+                sources = [(self.reader.speaker if piece.role == "speaker" else self.reader.phrase)(piece.text)]
+            for source in sources:
+                if source is not None:
+                    prompt.add_text(source.value.tolist())
         ids = torch.tensor(prompt.ids, dtype=torch.long)
         suffix, branches = query_ids(self.reader, queries)
         return Prepared(sample.id, ids, prompt.positions, prompt.after, inputs, suffix, branches, truncated)
@@ -281,11 +289,30 @@ class NativeBackbone(Backbone):
 
     @torch.no_grad()
     def generate(self, state: State, suffixes: Sequence[Query], max_new_tokens: int = 64) -> list[str]:
-        rows = [torch.tensor(self.reader.ids[q.text], dtype=torch.long) for q in suffixes]
+        rows = [torch.tensor(self.reader.suffix_ids(q.suffix), dtype=torch.long) for q in suffixes]
         x = self.lm.get_input_embeddings()(br.pad_rows(rows, 0).to(state.lengths.device))  # [b, s, d]
         lengths = torch.tensor([len(r) for r in rows], device=state.lengths.device)
         ids = greedy(self.lm, state, x, lengths, self.reader.terminator, max_new_tokens)
         return [self.reader.decode(row) for row in ids]
+
+    def export_parts(self) -> ExportParts:
+        """Raises `CheckpointError` where the folder lacks a processor: the hub's class needs all of them."""
+        parts, name = self.media.processors, self.description["name"]
+        lacking = [n for n in ("image", "video", "sound") if getattr(parts, n) is None]
+        if lacking:
+            raise CheckpointError(
+                f"backbone {name}: its folder has no processor for {', '.join(lacking)}: put the base model's "
+                "preprocessor_config.json there, and export again"
+            )
+        template = getattr(parts.tokenizer, "chat_template", None)
+        return ExportParts(
+            self.lm,
+            Qwen2_5OmniProcessor(parts.image, parts.video, parts.sound, parts.tokenizer, chat_template=template),
+            Qwen2_5OmniThinkerForConditionalGeneration,
+            base=self.base,
+            base_name=self.description.get("path") or omni_source.HUB[name].repo,
+            base_revision=None if self.description.get("path") else omni_source.HUB[name].revision,
+        )
 
 
 def _several_processes() -> bool:

@@ -6,6 +6,7 @@ delimiters of the template are token ids that no text can produce.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from zoo.core.backbones.branches import RowBranches, lay_out
 from zoo.core.backbones.tokens import IDS, Source
 from zoo.core.prompts import Turn
-from zoo.core.query import Query
+from zoo.core.query import Query, Said
 
 MEMO = 8192  # short texts that are remembered
 _bare: WeakKeyDictionary[Any, Tokenizer | None] = WeakKeyDictionary()
@@ -95,7 +96,7 @@ class Reader(Protocol):
 
     def phrase(self, text: str) -> Source | None: ...
     def suffix(self, pieces: Sequence[str]) -> list[Source]: ...
-    def content(self, ids: Sequence[int]) -> Source | None: ...
+    def content(self, ids: Sequence[int]) -> list[Source]: ...
     def turn(self, turn: Turn) -> Source: ...
     def answer(self, text: str) -> list[int]: ...
     def decode(self, ids: Sequence[int]) -> str: ...
@@ -116,12 +117,18 @@ class TokenReader:
     def phrase(self, text: str) -> Source | None:
         return self._ids(self.ids[text])
 
+    def suffix_ids(self, pieces: Sequence[str]) -> list[int]:
+        """Token ids of a query's suffix; what was `Said` stands in the tokens that it was written in."""
+        groups = itertools.groupby(pieces, lambda p: isinstance(p, Said))
+        return [id for _, group in groups for id in self.ids["".join(group)]]
+
     def suffix(self, pieces: Sequence[str]) -> list[Source]:
-        source = self._ids(self.ids["".join(pieces)])
+        source = self._ids(self.suffix_ids(pieces))
         return [source] if source else []
 
-    def content(self, ids: Sequence[int]) -> Source | None:
-        return self._ids(ids)
+    def content(self, ids: Sequence[int]) -> list[Source]:
+        source = self._ids(ids)
+        return [source] if source else []
 
     def speaker(self, text: str) -> Source | None:
         return self._ids([*self._start, *self.ids[text]])
@@ -142,7 +149,7 @@ class TokenReader:
 
 def query_ids(reader: TokenReader, queries: Sequence[Query]) -> tuple[Tensor, RowBranches]:
     """One row's queries as input ids [T] of its branches, with their layout."""
-    suffixes = [reader.ids[q.text] for q in queries]
+    suffixes = [reader.suffix_ids(q.suffix) for q in queries]
     options = [[reader.answer(o) for o in q.options] for q in queries]
     layout, order = lay_out([len(s) for s in suffixes], options)
     ids: list[int] = []
@@ -152,11 +159,15 @@ def query_ids(reader: TokenReader, queries: Sequence[Query]) -> tuple[Tensor, Ro
 
 
 class EncodedReader:
-    """MiniLM's states. A phrase is one token, a content text a passage; options are word pieces of `answers`."""
+    """MiniLM's states. A phrase is one token, a content text what encoders of the kinds `contents` make of it.
 
-    def __init__(self, tokenizer: Any, make: Any, answers: Any):
+    Options are word pieces of `answers`.
+    """
+
+    def __init__(self, tokenizer: Any, make: Any, answers: Any, contents: Sequence[str] = ("passage",)):
         self.ids, self._answers, self._tokenizer = _Memo(tokenizer), _Memo(answers), answers
         self.terminator = answers.sep_token_id
+        self._contents = contents
         self._make = make  # (kind, raw ids) -> Source, through the feature cache
         self._known: dict[str, Source] = {}  # encoded phrases: a row has dozens, nearly all met before
 
@@ -175,10 +186,17 @@ class EncodedReader:
         return source
 
     def suffix(self, pieces: Sequence[str]) -> list[Source]:
-        return [s for s in map(self.phrase, pieces) if s is not None]
+        return [s for s in (self._said(p) if isinstance(p, Said) else self.phrase(p) for p in pieces) if s is not None]
 
-    def content(self, ids: Sequence[int]) -> Source | None:
-        return self._make("passage", torch.tensor(ids, dtype=torch.long)) if len(ids) else None
+    def _said(self, text: str) -> Source | None:
+        ids = self._answers[text]
+        return Source(IDS, torch.tensor(ids, dtype=torch.long), len(ids)) if ids else None
+
+    def content(self, ids: Sequence[int]) -> list[Source]:
+        if not len(ids):
+            return []
+        words = torch.tensor(ids, dtype=torch.long)
+        return [self._make(kind, words) for kind in self._contents]
 
     def speaker(self, text: str) -> Source | None:
         return self.phrase(text)

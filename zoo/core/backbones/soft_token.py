@@ -107,7 +107,8 @@ class Projector(nn.Module):
 
 
 class SoftTokenBackbone(Backbone):
-    """`encoders` by kind: none, or image and sound; phrase and passage where words are read through an encoder.
+    """`encoders` by kind: none, or image and sound; phrase and passage where words are read through an encoder, and
+    lexical where the words of a text are counted too.
 
     `answers` is the language model's own tokenizer where the encoders' one (`tokenizer`) reads the words.
     """
@@ -134,7 +135,8 @@ class SoftTokenBackbone(Backbone):
         self.sources = SourceMaker(self.encoders, self.limits, cache)
         self.description, self.base = description, base
         self.packed, self.shares = bool(description.get("packed")), can_share(lm)
-        self.reader = reader or EncodedReader(tokenizer, self.sources.text, answers or tokenizer)
+        contents = [k for k in ("passage", "lexical") if k in encoders]
+        self.reader = reader or EncodedReader(tokenizer, self.sources.text, answers or tokenizer, contents)
         self.kinds = (IDS, *sorted(encoders))
         if not encoders:  # nothing but the language model's own tokens
             self.modalities = frozenset(("text",))
@@ -190,11 +192,12 @@ class SoftTokenBackbone(Backbone):
                 self._add_media(row, piece.part, augment)
                 continue
             if piece.role == "content":
-                source = self.reader.content(next(contents))
+                sources = self.reader.content(next(contents))
             else:
-                source = (self.reader.speaker if piece.role == "speaker" else self.reader.phrase)(piece.text)
-            if source is not None:
-                row.add(source, TYPE[piece.role])
+                sources = [(self.reader.speaker if piece.role == "speaker" else self.reader.phrase)(piece.text)]
+            for source in sources:
+                if source is not None:
+                    row.add(source, TYPE[piece.role])
         suffix, branches = self._prepare_queries(queries)
         size = len(row) + 1 + max(branches.depth.tolist(), default=0)
         context = getattr(self.lm.config, "max_position_embeddings", None) or size
@@ -259,7 +262,10 @@ class SoftTokenBackbone(Backbone):
                 rows = self.lm.get_input_embeddings()(torch.cat([s.value for s in sources]).to(device))  # [n, d]
             else:
                 self.sources.encode(kind, sources)
-                none = torch.zeros(0, self.encoders[kind].dim + 1, device=device)
+                encoder = self.encoders[kind]
+                none = torch.zeros(0, encoder.dim + 1, device=device)
+                if not sources and encoder.trains:
+                    none = encoder.encode([torch.zeros(0, dtype=torch.long)])[0][:0]
                 features = torch.cat([none, *(s.value.to(device) for s in sources)])  # [n, e + 1]
                 shift = torch.cat([none[:, 0].cpu(), *(torch.full((s.tokens,), s.time) for s in sources)]).to(
                     device

@@ -54,6 +54,8 @@ class SourceMaker:
 
     def text(self, kind: str, ids: Tensor) -> Source:
         """`kind` is phrase or passage; `ids` [n] are word pieces."""
+        if self.encoders[kind].trains:
+            return self._raw(kind, ids, None)
         key = self._key(str(ids.tolist()), kind)
         return self._cached(kind, key) or self._raw(kind, ids, key)
 
@@ -114,11 +116,11 @@ class SourceMaker:
             out.append((self._cached("sound", self._key(f"{setting}/track", "sound"), start), "track"))
         return None if any(s is None for s, _ in out) else out
 
-    @torch.no_grad()
     def encode(self, kind: str, sources: Sequence[Source]) -> None:
         """Replaces raw inputs by features in place, each content once.
 
-        Always in float32: fresh and cached features are the same, whatever precision the language model runs in.
+        Those of a frozen encoder are float32: fresh and cached features are the same, whatever precision the language
+        model runs in. One that is trained runs in the precision of the step.
         """
         raw = [s for s in sources if not s.ready]
         if not raw:
@@ -126,8 +128,11 @@ class SourceMaker:
         keys = [s.key or f"#{i}" for i, s in enumerate(raw)]
         first = {k: s.value for k, s in reversed(list(zip(keys, raw)))}
         encoder = self.encoders[kind]
-        with torch.autocast(next(encoder.parameters()).device.type, enabled=False):
+        if encoder.trains:
             values = dict(zip(first, encoder.encode(list(first.values()))))
+        else:
+            with torch.no_grad(), torch.autocast(next(encoder.parameters()).device.type, enabled=False):
+                values = dict(zip(first, encoder.encode(list(first.values()))))
         for key, source in zip(keys, raw):
             source.value, source.ready = values[key], True
             if kind == "phrase" and source.key and len(self._memo) < MEMO:

@@ -1,27 +1,13 @@
-"""Which of a language model's parameters are trained: low-rank adapters (LoRA, arXiv 2106.09685) or all of them."""
+"""Which of a language model's parameters are trained: low-rank adapters or all of them."""
 
 from __future__ import annotations
 
-from peft import LoraConfig, inject_adapter_in_model
-from torch import nn
 from transformers import PreTrainedModel
 
+from zoo.core.lora import add_lora
 from zoo.core.weights import CheckpointError
 
 TUNINGS = ("lora", "full")
-
-
-def add_lora(model: nn.Module, rank: int, alpha: int, dropout: float = 0.0) -> None:
-    """Adapters on all linear layers of `model` but an output layer; nothing else of it is trained afterwards.
-
-    They are float32 whatever the model is: in bfloat16 a step of 1e-4 is lost in rounding.
-    """
-    model.requires_grad_(False)
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear")
-    inject_adapter_in_model(config, model)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
 
 
 def tune(lm: PreTrainedModel, tuning: str, rank: int, alpha: int, dropout: float) -> None:

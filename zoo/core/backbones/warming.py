@@ -90,7 +90,8 @@ def _fill(
             bad.append((sample, reason))
             continue
         for ids in backbone.text_ids([p.text or "" for p in sample.parts if p.type == "text"])[0]:
-            queue.offer(reader.content(ids))
+            for source in reader.content(ids):
+                queue.offer(source)
     for kind in queue.waiting:
         queue.drain(kind)
     queue.join()

@@ -38,12 +38,19 @@ class Encoder(nn.Module, ABC):
         return self._fingerprint
 
     def freeze(self) -> Encoder:
-        self.requires_grad_(False)
+        """Nothing is trained afterwards but LoRA weights, where there are any."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(".lora_" in name)
         return self.eval()
+
+    @property
+    def trains(self) -> bool:
+        """Whether its features change in training: they are then neither cached nor computed without gradients."""
+        return any(p.requires_grad for p in self.parameters())
 
     def train(self, mode: bool = True) -> Encoder:
         """Stays in evaluation mode once frozen: batch statistics would change the features."""
-        return super().train(mode and any(p.requires_grad for p in self.parameters()))
+        return super().train(mode and self.trains)
 
 
 def with_times(features: Tensor, times: Tensor) -> Tensor:

@@ -6,14 +6,16 @@ make meaningful (Sentence-Transformers all-MiniLM-L6-v2). A passage keeps the or
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 from zoo.core.encoders.base import Encoder, with_times
+from zoo.core.lora import add_lora
 
 CHUNK = 254  # word pieces in one forward pass: 256 with [CLS] and [SEP], the length the model was trained for
 
@@ -32,14 +34,33 @@ def random_bert(vocab_size: int = 30522, width: int = 32, layers: int = 1) -> Be
         num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=width * 2,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
     )
     return BertModel(config, add_pooling_layer=False)
+
+
+def adapted(bert: BertModel, layers: int, rank: int, alpha: int) -> BertModel:
+    """The same encoder with LoRA in its last `layers` layers, which are copies; the rest is shared with `bert`.
+
+    Raises ValueError for more layers than there are, or none.
+    """
+    have = len(bert.encoder.layer)
+    if not 0 < layers <= have:
+        raise ValueError(f"text_lora.layers={layers}: the text encoder has {have} layers; give 1 to {have}")
+    out = BertModel(bert.config, add_pooling_layer=False)
+    upper = [copy.deepcopy(layer) for layer in bert.encoder.layer[have - layers :]]
+    for layer in upper:
+        add_lora(layer, rank, alpha, targets=["query", "key", "value", "dense"])
+    out.embeddings = bert.embeddings
+    out.encoder.layer = nn.ModuleList([*bert.encoder.layer[: have - layers], *upper])
+    return out
 
 
 class TextEncoder(Encoder):
     """`pool="phrase"` → 1 token; `pool="passage"` → for each chunk its mean, then the mean of each `window` states.
 
-    Raw input: word-piece ids [n] without special tokens.
+    Raw input: word-piece ids [n] without special tokens. An encoder with LoRA (`adapted`) is trained through `encode`.
     """
 
     def __init__(self, bert: BertModel, cls_id: int, sep_id: int, pool: str, window: int = 4):
@@ -61,7 +82,6 @@ class TextEncoder(Encoder):
     def _chunks(n: int) -> list[int]:
         return [min(CHUNK, n - i) for i in range(0, max(n, 1), CHUNK)]
 
-    @torch.no_grad()
     def encode(self, raws: Sequence[Tensor]) -> list[Tensor]:
         device = next(self.bert.parameters()).device
         chunks, owner = [], []
@@ -76,10 +96,13 @@ class TextEncoder(Encoder):
         states: list[Tensor | None] = [None] * len(chunks)
         for start in range(0, len(order), 64):  # neighbours in length share a batch: little padding
             picked = order[start : start + 64]
-            ids = torch.nn.utils.rnn.pad_sequence([chunks[i] for i in picked], batch_first=True).to(device)  # [b, t]
-            lengths = torch.tensor([len(chunks[i]) for i in picked], device=device)
-            mask = (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()  # [b, t]
-            hidden = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state  # [b, t, d]
+            # Rounded: kernels are compiled and kept for each shape. A row that is only padding reads one token.
+            shape = [-(-n // step) * step for n, step in ((len(picked), 8), (max(len(chunks[i]) for i in picked), 16))]
+            ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)  # [b, t]
+            mask[:, 0] = 1
+            for row, i in enumerate(picked):
+                ids[row, : len(chunks[i])], mask[row, : len(chunks[i])] = chunks[i], 1
+            hidden = self.bert(input_ids=ids.to(device), attention_mask=mask.to(device)).last_hidden_state  # [b, t, d]
             for row, i in enumerate(picked):
                 states[i] = hidden[row, : len(chunks[i])].float()
         for i, state in zip(owner, states):
