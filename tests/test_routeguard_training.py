@@ -16,6 +16,7 @@ from datamodules.schema import DataError, Policy
 from zoo import fit, registry
 from zoo.core.calibration import fit_platt
 from zoo.core.losses import CATEGORY, VERDICT
+from zoo.core.optim import build_optimizer
 from zoo.core.scores import read_scores
 from zoo.evaluate import judge
 from zoo.routeguard.baselines import NearestRouter, NetworkRouter
@@ -208,6 +209,25 @@ def test_training_teaches_readers_and_router_and_leaves_the_base(tmp_path, data)
         assert any(not torch.equal(now[k], v) for k, v in state.items()), f"{name} was not trained"
 
 
+def test_sequential_lessons_come_domain_by_domain_into_one_adapter(tmp_path, data):
+    guard = routeguard(base(tmp_path), POLICY, EXPERTS, rank=2, upper_layers=2, router_width=8)
+    module = RouteGuardModule(guard, list(EXPERTS), rows=20, sequential=True)
+    module.attach(data)
+    batches = list(data.train_dataloader())
+    readers = [s.meta[READER] for b in batches for s in b.samples]
+    assert readers == [n for n in EXPERTS for _ in range(20)]
+    assert {int(i) for b in batches for i in b.inputs.reader} == {guard.backbone.bank.index(MONOLITH)}
+    ids = [s.id for b in batches for s in b.samples]
+    assert ids[:20] != sorted(ids[:20])  # shuffled within a domain
+    flat = build_optimizer(guard.backbone.router, 1.0, 0.0, (0.9, 0.95), 0.1, steps=30, cycles=3)
+    rates = []
+    for _ in range(30):
+        rates.append(flat["optimizer"].param_groups[0]["lr"])
+        flat["optimizer"].step()
+        flat["lr_scheduler"]["scheduler"].step()
+    assert rates[:10] == rates[10:20] == rates[20:] and max(rates) == 1.0 and rates[9] < 0.1
+
+
 def test_the_recipes_leave_folders_that_judge(tmp_path):
     manifest, policy = write_manifest(tmp_path, {"train": 40, "val": 24, "test": 24})
     registry.save(base(tmp_path), tmp_path / "base", "omniguard", "card")
@@ -239,6 +259,8 @@ def test_the_recipes_leave_folders_that_judge(tmp_path):
         fit.fit(
             ["recipe=expert", f"base={run}", "expert.name=x", "expert.categories=[S9]", f"runs={tmp_path}", *common]
         )
+    with pytest.raises(DataError, match="set routing=monolith"):
+        fit.fit(["recipe=routeguard", f"base={run}", "sequential=true", f"runs={tmp_path}", *common])
     with pytest.raises(DataError, match="give base=MODEL"):
         fit.fit(["recipe=routeguard", f"runs={tmp_path}", *common])
     assert Policy.from_dict(POLICY.to_dict()) == guard.policy

@@ -31,9 +31,10 @@ from zoo.routeguard.model import RouteGuard
 from zoo.routeguard.module import RouteGuardModule
 from zoo.routeguard.survey import Survey, fit_readers, survey
 
-DEPLOYED = ("router", "joint", "scores")  # ways that a model can be published with
+DEPLOYED = ("router", "joint", "scores", MONOLITH)  # ways that a model can be published with
 SLICES = ("in-domain", "out-of-domain", "benign-contrast")
 FEATURES = 4000  # training rows that the baselines' routers learn from, at most
+NEVER = 1e9  # a threshold, in log-odds, that no row reaches
 CUTS = np.linspace(0.02, 0.98, 49)
 
 
@@ -72,9 +73,13 @@ def evaluate_routing(
     start = routing_thresholds(val)
     c_val, c_test = calibrated(guard, val), calibrated(guard, test)
     chosen = {"router": start}
+    chosen[MONOLITH] = np.full(len(start), NEVER)
     for name, look in (("joint", False), ("scores", True)):
         chosen[name] = joint_thresholds(val, c_val, start, fallback, look)
-    ways = {name: Way(val.route >= cut, test.route >= cut, fallback, name == "scores") for name, cut in chosen.items()}
+    ways = {}
+    for name, cut in chosen.items():
+        null = MONOLITH if name == MONOLITH else fallback
+        ways[name] = Way(val.route >= cut, test.route >= cut, null, name == "scores")
     ways["router_fail_open"] = Way(ways["router"].val, ways["router"].test, "safe")
     ways |= _fixed(val, test, fallback) | _learned(train, val, test, fallback, seed)
     metrics: dict[str, Any] = {"calibration_reasons": reasons, "deployed": way, "ways": {}}
@@ -84,7 +89,7 @@ def evaluate_routing(
         cuts = fit_cuts(at_val, val.golds, val.labels)
         metrics["ways"][name] = _measured(at_test, cuts, test, w.fallback, guard)
         if name == way:
-            set_routing(guard, chosen[name], fallback, w.second_look, cuts)
+            set_routing(guard, chosen[name], w.fallback, w.second_look, cuts)
         if folder is not None:
             write_judged(folder / f"scores_{name}.jsonl", at_test, cuts.verdict, cuts.category, test, guard)
     metrics["thresholds"] = {n: dict(zip(guard.backbone.router.names, map(float, t))) for n, t in chosen.items()}
@@ -100,10 +105,8 @@ def _some(samples: Sequence[Any], seed: int) -> list[Any]:
 
 def _fixed(val: Survey, test: Survey, fallback: str) -> dict[str, Way]:
     """Ways without a router. The oracle knows the gold domains; where there are none, nothing is unsafe."""
-    nobody, everybody = ((lambda s, v=v: np.full(s.route.shape, v)) for v in (False, True))
     return {
-        "monolith": Way(nobody(val), nobody(test), MONOLITH),
-        "all": Way(everybody(val), everybody(test), fallback),
+        "all": Way(np.full(val.route.shape, True), np.full(test.route.shape, True), fallback),
         "oracle": Way(val.targets == 1, test.targets == 1, "safe"),
         "oracle_fallback": Way(val.targets == 1, test.targets == 1, fallback),
     }

@@ -11,17 +11,20 @@ from datamodules.base import Failed
 from datamodules.schema import Policy, Sample
 from zoo.core.losses import asked, collate_targets, loss_sums, named_means, weighted_mean
 from zoo.core.module import Example, GuardBatch, GuardModule
+from zoo.core.optim import build_optimizer
 from zoo.core.query import verdict_query
 from zoo.routeguard.experts import MONOLITH
 from zoo.routeguard.model import RouteGuard
-from zoo.routeguard.plan import READER, Shares, plan, reader_of, reader_queries, route_targets
+from zoo.routeguard.plan import READER, Shares, plan, reader_of, reader_queries, route_targets, stage_of
 from zoo.routeguard.training import Lesson, collate, lesson_scores, route_loss
 
 
 class RouteGuardModule(GuardModule):
     """`readers` names what is trained: the monolith, experts. Each gets `rows` training rows an epoch.
 
-    The training split is replaced by the plan's copies; validation and test rows stay as they come.
+    The training split is replaced by the plan's copies; validation and test rows stay as they come. With `sequential`
+    the monolith's adapter takes all lessons, one reader's after the other's, each with a schedule of its own: what a
+    single model becomes that is fine-tuned domain by domain.
     """
 
     def __init__(
@@ -31,9 +34,11 @@ class RouteGuardModule(GuardModule):
         rows: int = 2400,
         shares: Shares | None = None,
         seed: int = 0,
+        sequential: bool = False,
         **settings: Any,
     ):
         super().__init__(guard, critique=False, **settings)
+        self.sequential = sequential
         self.readers, self.rows, self.shares, self.seed = list(readers), rows, shares or Shares(), seed
         self.pools: dict[str, dict[str, int]] = {}
         self.train_rows: list[Sample] = []
@@ -50,6 +55,12 @@ class RouteGuardModule(GuardModule):
         lessons, self.pools = plan(self.train_rows, readers, self.guard.policy, self.rows, self.shares, self.seed)
         others = [s for split in ("val", "test") for s in datamodule.samples(split)]
         datamodule.corpus.samples = [*lessons, *others]
+        datamodule.stage = stage_of if self.sequential else None
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        steps = int(self.trainer.estimated_stepping_batches)
+        settings = {k: self.hparams[k] for k in ("lr", "weight_decay", "betas", "warmup")}
+        return build_optimizer(self.guard, **settings, steps=steps, cycles=len(self.readers) if self.sequential else 1)
 
     def prepare(self, sample: Sample, policy: Policy, train: bool) -> Example:
         """A training row is read under the guard's whole policy, whatever part of it its reader answers for."""
@@ -61,7 +72,8 @@ class RouteGuardModule(GuardModule):
             queries, options, kinds = [verdict_query(whole)], [-1], [-1]
         prepared = self.routed.base.prepare(sample, whole, queries)
         routes = route_targets(sample, self.routed.experts.values(), whole)
-        return Example(Lesson(prepared, self.routed.bank.index(reader.name), routes), options, kinds, sample, whole)
+        adapter = self.routed.bank.index(MONOLITH if self.sequential else reader.name)
+        return Example(Lesson(prepared, adapter, routes), options, kinds, sample, whole)
 
     def collate(self, rows: list[Example | Failed]) -> GuardBatch:
         good = [r for r in rows if isinstance(r, Example)]

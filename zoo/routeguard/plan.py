@@ -13,7 +13,7 @@ from zoo.core.losses import CATEGORY, VERDICT
 from zoo.core.query import Query, category_query, verdict_query
 from zoo.routeguard.experts import MONOLITH, Expert, label
 
-READER = "reader"  # the key in a training copy's `meta`
+READER, STAGE = "reader", "stage"  # keys in a training copy's `meta`
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def plan(
     out: list[Sample] = []
     counts: dict[str, dict[str, int]] = {}
     whole = [s.gold(policy) for s in samples]
-    for reader in readers:
+    for stage, reader in enumerate(readers):
         part = reader.policy(policy)
         pools: dict[str, list[int]] = {"own": [], "safe": [], "other": []}
         for i, s in enumerate(samples):
@@ -61,7 +61,7 @@ def plan(
         rng = np.random.default_rng([seed, *reader.name.encode()])
         for n, i in enumerate(_drawn(pools, shares, rows, rng)):
             s = samples[i]
-            out.append(s.replace(id=f"{s.id}@{reader.name}{n}", meta={**s.meta, READER: reader.name}))
+            out.append(s.replace(id=f"{s.id}@{reader.name}{n}", meta={**s.meta, READER: reader.name, STAGE: stage}))
     return out, counts
 
 
@@ -118,3 +118,8 @@ def route_targets(sample: Sample, experts: Iterable[Expert], policy: Policy) -> 
 def reader_of(sample: Sample) -> str:
     """The reader that a training copy is for."""
     return str(sample.meta.get(READER, MONOLITH))
+
+
+def stage_of(sample: Sample) -> int:
+    """The place of a training copy's reader in the plan."""
+    return int(sample.meta[STAGE])

@@ -14,7 +14,7 @@ from zoo.core.guard import Guard
 from zoo.core.losses import LossWeights
 from zoo.evaluate import evaluate
 from zoo.routeguard.evaluation import DEPLOYED, evaluate_routing
-from zoo.routeguard.experts import check_categories
+from zoo.routeguard.experts import MONOLITH, check_categories
 from zoo.routeguard.model import RouteGuard, base_of, expert_alone, routeguard
 from zoo.routeguard.module import RouteGuardModule, all_readers, trained_parameters
 from zoo.routeguard.plan import Shares
@@ -35,8 +35,14 @@ def check(config: dict[str, Any]) -> None:
     if "expert" in config:
         if not config["expert"]["name"] or not config["expert"]["categories"]:
             raise DataError("give expert.name=NAME and expert.categories=[ID, …]")
-    elif config["routing"] not in DEPLOYED:
+        return
+    if config["routing"] not in DEPLOYED:
         raise DataError(f"routing={config['routing']}: one of {', '.join(DEPLOYED)}")
+    if config["sequential"] and (config["routing"] != MONOLITH or config["trainer"]["max_epochs"] != 1):
+        raise DataError(
+            "sequential=true fine-tunes one adapter, domain by domain, in one epoch: set routing=monolith and "
+            "trainer.max_epochs=1 (and as many rows as all epochs together)"
+        )
 
 
 def load_base(name: str) -> tuple[Guard, dict[str, Any], Policy | None]:
@@ -58,7 +64,11 @@ def build_routeguard(config: dict[str, Any], data: GuardDataModule) -> RouteGuar
         fallback=config["fallback"],
         **config["adapters"],
     )
-    return _module(guard, config, all_readers(guard))
+    if not config["sequential"]:
+        return _module(guard, config, all_readers(guard))
+    module = _module(guard, config, list(guard.backbone.experts), sequential=True)
+    trained_parameters(guard, [MONOLITH])
+    return module
 
 
 def build_expert(config: dict[str, Any], data: GuardDataModule) -> RouteGuardModule:
@@ -75,7 +85,9 @@ def extended(policy: Policy, other: Policy, ids: list[str]) -> Policy:
     return Policy(policy.name, (*policy.entries, *(e for e in other.entries if e.id in ids and e.id not in policy.ids)))
 
 
-def _module(guard: RouteGuard, config: dict[str, Any], readers: list[str]) -> RouteGuardModule:
+def _module(
+    guard: RouteGuard, config: dict[str, Any], readers: list[str], sequential: bool = False
+) -> RouteGuardModule:
     trained_parameters(guard, readers, router=guard.only is None)
     guard.train()
     return RouteGuardModule(
@@ -84,6 +96,7 @@ def _module(guard: RouteGuard, config: dict[str, Any], readers: list[str]) -> Ro
         rows=config["rows"],
         shares=Shares(**config["shares"]),
         seed=config["seed"],
+        sequential=sequential,
         loss=LossWeights(**config["loss"]),
         max_categories=config["max_categories"],
         **config["optim"],
