@@ -8,10 +8,11 @@ from routing import EXPERTS, NAMES, POLICY, base, routed, rows
 
 from datamodules.schema import DataError, Policy, PolicyEntry, Sample
 from zoo import registry
+from zoo.core.module import GuardModule
 from zoo.core.weights import CheckpointError
 from zoo.routeguard.backbone import FLOOR, Routing
 from zoo.routeguard.experts import MONOLITH, Expert, ExpertCalibration, fit_calibration
-from zoo.routeguard.model import answers_of, base_hash, routeguard
+from zoo.routeguard.model import answers_of, base_hash, expert_alone, routeguard
 
 
 @pytest.fixture(scope="module")
@@ -195,3 +196,15 @@ def test_media_that_the_base_does_not_take_are_refused(guard, tmp_path):
     with pytest.raises(DataError, match="takes text only"):
         guard.moderate(Sample.of("look", image=tmp_path / "a.png"))
     assert len(NAMES) == len(POLICY)
+
+
+def test_an_expert_alone_is_asked_for_its_own_entries(tmp_path):
+    alone = expert_alone(base(tmp_path), POLICY, "heat", ["S1", "S2"], rank=2, upper_layers=2, router_width=8).eval()
+    sample, none = rows(2)[1], POLICY.subset(["S4"])
+    assert list(alone.moderate(sample).categories) == ["S1", "S2"]
+    assert list(alone.moderate(sample, policy=POLICY.subset(["S3", "S2"])).categories) == ["S2"]
+    assert list(alone.moderate(sample.replace(policy=none)).categories) == ["S1", "S2"]
+    with pytest.raises(DataError, match="heat answers for S1, S2, and policy 'site' has none of them"):
+        alone.moderate(sample, policy=none)
+    example = GuardModule(alone).prepare(sample.replace(policy=none, categories={"S4": "yes"}), none, train=False)
+    assert example.policy.ids == ("S1", "S2") and example.sample.gold(example.policy) is None  # masked in a test

@@ -53,18 +53,19 @@ class RouteGuard(Guard):
         return self.backbone.routing.only
 
     def asked_of(self, policy: Policy) -> Policy:
-        """The entries of `policy` that this guard answers for. Raises `DataError` where an expert alone has none."""
+        """An expert alone is asked for its own entries: those that `policy` has, or all where it has none."""
         if self.only is None:
             return policy
-        part = self.backbone.experts[self.only].policy(policy)
-        if part is None:
+        expert = self.backbone.experts[self.only]
+        return expert.policy(policy) or expert.policy(self.policy)
+
+    def policy_for(self, sample: Sample, policy: Policy | None = None) -> Policy:
+        """Raises `DataError` where the call's policy has no entry that an expert alone answers for."""
+        if policy is not None and self.only is not None and self.backbone.experts[self.only].policy(policy) is None:
             raise DataError(
                 f"{self.name} answers for {', '.join(self.backbone.experts[self.only].categories)}, and policy "
                 f"{policy.name!r} has none of them"
             )
-        return part
-
-    def policy_for(self, sample: Sample, policy: Policy | None = None) -> Policy:
         return self.asked_of(super().policy_for(sample, policy))
 
     def judge(self, scores: Scores, entries: Sequence[int]) -> Judged:

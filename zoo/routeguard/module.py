@@ -65,7 +65,7 @@ class RouteGuardModule(GuardModule):
     def prepare(self, sample: Sample, policy: Policy, train: bool) -> Example:
         """A training row is read under the guard's whole policy, whatever part of it its reader answers for."""
         if not train:
-            return super().prepare(sample, self.guard.asked_of(policy), train)
+            return super().prepare(sample, policy, train)
         reader, whole = self.routed.reader(reader_of(sample)), self.guard.policy
         queries, options, kinds = reader_queries(sample, reader, whole, self.max_categories, self.seed)
         if not queries:  # read all the same, as by `GuardModule`
