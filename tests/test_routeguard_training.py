@@ -234,16 +234,16 @@ def test_the_recipes_leave_folders_that_judge(tmp_path):
     common = ["data=manifest", f"data.path={manifest}", f"data.policy={policy}", "rows=16", "trainer.max_epochs=1",
               "trainer.precision=32-true", "data.modalities=[text]"]  # fmt: skip
     run, metrics, _ = fit.fit(
-        ["recipe=routeguard", f"base={tmp_path / 'base'}", f"runs={tmp_path}", "adapters.rank=2",
+        ["recipe=routeguard", f"base={tmp_path / 'base'}", f"runs={tmp_path}", "adapters.rank=2", "test_rows=20",
          f"experts={json.dumps({k: list(v) for k, v in EXPERTS.items()})}", *common]
     )  # fmt: skip
     ways = metrics["routeguard"]["ways"]
     assert {"monolith", "oracle", "router", "joint", "scores", "knn", "mlp", "all"} <= set(ways)
     assert ways["monolith"]["null_share"] == 1.0 and ways["all"]["experts_per_row"] == 3.0
-    assert ways["oracle"]["routing"]["heat"]["recall"] == 1.0
+    assert ways["oracle"]["routing"]["heat"]["recall"] == 1.0 and ways["top2"]["experts_per_row"] == 2.0
     judged = list(read_scores(run / "scores_joint.jsonl"))
     own = {j.record.id: j for j in read_scores(run / "scores.jsonl")}
-    assert len(judged) == 24
+    assert len(judged) == 20 and len(own) == 24
     for j in judged:  # what was counted offline is what the model says
         assert own[j.record.id].record.score == pytest.approx(j.record.score, abs=1e-3)
     guard = registry.load(run)

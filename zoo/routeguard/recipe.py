@@ -108,7 +108,15 @@ def finish_routeguard(
 ) -> dict[str, Any]:
     guard: RouteGuard = module.guard
     kind, seed = config["trainer"]["accelerator"], config["seed"]
-    routed = evaluate_routing(module, data, run, way=config["routing"], fallback=config["fallback"], seed=seed)
+    routed = evaluate_routing(
+        module,
+        data,
+        run,
+        way=config["routing"],
+        fallback=config["fallback"],
+        test_rows=config["test_rows"],
+        seed=seed,
+    )
     metrics = evaluate(module, data, run, calibrated=True, accelerator=kind, seed=seed)
     metrics["routeguard"] = {**routed, "rows": {"each": module.rows, "pools": module.pools}}
     metrics["routeguard"]["batch_ms"] = batch_times(guard, data.samples("test"))
