@@ -27,7 +27,10 @@ def test_every_recipe_composes_with_every_option(recipe):
             accepted = inspect.signature(GuardDataModule).parameters
             assert set(config["data"]) <= set(accepted)
             if group == "backbone":
-                assert config["backbone"]["name"] == option and config["optim"]["lr"] == config["backbone"]["lr"]
+                assert (
+                    option in (name := config["backbone"]["name"], f"{name}_text")
+                    and config["optim"]["lr"] == config["backbone"]["lr"]
+                )
             if group == "trainer":
                 known = {"cpu": ("cpu", "single"), "gpu": ("gpu", "single")}.get(option, ("gpu", option))
                 assert (config["trainer"]["accelerator"], config["trainer"]["strategy"]) == known

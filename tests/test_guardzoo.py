@@ -142,9 +142,11 @@ def test_permissive_rows_stay_on_their_side_and_nothing_of_a_test_comes_back(noi
     everything = {s.id: s for s in load_guardzoo(tmp_path, held_out=["held"]).samples}
     free = load_guardzoo(tmp_path, held_out=["held"], licences="permissive")
     assert_accounted(free.report)
-    assert free.report["sources"]["two"]["dropped"]["licence"] == len(noisy["two"])
-    assert {s.source for s in free.samples} == {"held", "contrast", "one", "three"}
-    assert all(s.meta["permissive"] for s in free.samples)
+    taught = [s for s in free.samples if s.split != "test"]
+    assert free.report["sources"]["two"]["dropped"]["licence"] > 0
+    assert {s.source for s in taught} == {"one", "three"} and all(s.meta["permissive"] for s in taught)
+    tests = [{s.id for s in rows if s.split == "test"} for rows in (everything.values(), free.samples)]
+    assert tests[0] == tests[1] and any(i.startswith("two") for i in tests[0])
     assert all(everything[s.id].split == s.split for s in free.samples if s.id in everything)
     came = {s.id for s in free.samples} - set(everything)
     assert came and all(i.startswith("three") for i in came)  # only copies of what "two" had
@@ -154,7 +156,7 @@ def test_a_non_commercial_test_set_keeps_its_copies_out_of_training(registry, tm
     text = " ".join(words("shared"))
     registry(held=source([row("held", 0, text)], permissive=False), one=source([row("one", 0, text + " x")]))
     corpus = load_guardzoo(tmp_path, held_out=["held"], licences="permissive")
-    assert corpus.samples == []
+    assert [s.source for s in corpus.samples] == ["held"]
     assert corpus.report["sources"]["one"]["dropped"] == {"near-duplicate of held": 1}
 
 
