@@ -66,9 +66,9 @@ def load_guardzoo(
     """Reads the sources under `data_dir`, leaves duplicates out and splits the rest.
 
     `held_out` names sources that are for test alone. `licences="permissive"` leaves non-commercial rows out of training
-    and validation; the others stay on their side. `max_rows_per_source` is for the sources that are not held out. The report counts, by source,
-    what was read, kept and left out with the reason. Raises `DataError` for a missing or changed file and for an
-    unknown option.
+    and validation; the others stay on their side. `max_rows_per_source` is for the sources that are not held out. The
+    report counts, by source, what was read, kept and left out with the reason. Raises `DataError` for a missing or
+    changed file and for an unknown option.
     """
     data_dir = Path(data_dir)
     _check(data_dir, licences, held_out, max_rows_per_source)
