@@ -1,6 +1,7 @@
 """datamodules/muirbench.py and muirbench_files.py: what a record must be, pairs, samples, and both file layouts."""
 
 import sys
+from pathlib import Path
 
 import pytest
 from muir_helpers import NONE, rows, write_records
@@ -123,10 +124,10 @@ def test_no_split_parts_twins_or_records_that_share_a_picture(raw, tmp_path):
 def test_what_is_no_folder_of_records(tmp_path, raw):
     with pytest.raises(DataError, match="no such folder"):
         load_muirbench(tmp_path / "gone")
-    with pytest.raises(DataError, match="neither records.jsonl nor"):
+    with pytest.raises(DataError, match=r"neither records\.jsonl nor"):
         load_muirbench(tmp_path)
     write_records(tmp_path, [{"idx": "1"}])
-    with pytest.raises(DataError, match="no usable record.*'task' is missing"):
+    with pytest.raises(DataError, match=r"no usable record.*'task' is missing"):
         load_muirbench(tmp_path)
 
 
@@ -148,14 +149,14 @@ def test_the_hubs_parquet_is_the_same_as_the_records_beside_their_pictures(raw, 
     assert hub.sha256 == plain.sha256 and not hub.errors and len(hub.records) == 4
     for a, b in zip(hub.records, plain.records):
         for left, right in zip(a.image_list, b.image_list):
-            assert left.endswith(".png") and open(left, "rb").read() == open(right, "rb").read()
+            assert left.endswith(".png") and Path(left).read_bytes() == Path(right).read_bytes()
     raw[0]["question"] += " "
     assert load_muirbench(write_records(tmp_path, raw)).sha256 != plain.sha256
 
 
 def test_parquet_without_bytes_columns_or_an_end(raw, tmp_path):
     hub = parquet(tmp_path, raw, image_list=[{"bytes": None, "path": "0.png"}] * 2)
-    with pytest.raises(DataError, match="no usable record.*has no bytes"):
+    with pytest.raises(DataError, match=r"no usable record.*has no bytes"):
         load_muirbench(hub)
     file = hub / "data" / "test-00000-of-00002.parquet"
     file.write_bytes(file.read_bytes()[:-30])

@@ -41,7 +41,7 @@ Parser = Callable[[str, Sequence[str]], Parsed]
 
 
 class OfficialParser:
-    """The release's parser. Its random picks come from one stream, so answers must be given in the benchmark's order."""
+    """The release's parser. Its random picks come from one stream: give it answers in the benchmark's order."""
 
     def __init__(self, seed: int = SEED):
         self.random = random.Random(seed)
