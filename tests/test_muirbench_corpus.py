@@ -1,4 +1,4 @@
-"""datamodules/corpus/muir*.py: every task and relation, twins that differ as their strategy says, answers that are true."""
+"""datamodules/corpus/muir*.py: all tasks and relations, twins that differ as their strategy says, answers that are true."""
 
 import hashlib
 import json
@@ -85,7 +85,7 @@ def true_answer(task, question, pictures):
     if task == "Visual Retrieval":
         return by_x(pictures[0])[0 if "left" in question else -1]
     if task == "Scene Understanding":
-        things = sorted(((t["x"], t["name"]) for p in pictures for t in p["things"]))
+        things = sorted((t["x"], t["name"]) for p in pictures for t in p["things"])
         return OBJECTS[things[-1 if "right" in question else 0][1]]
     if task == "Action Understanding":
         (name,) = (n for n, phrase in OBJECTS.items() if f"What does the {phrase.split(' ', 1)[1]} do?" in question)

@@ -30,8 +30,8 @@ CORNERS = ("at the top left", "at the top right", "at the bottom left", "at the 
 
 @dataclass(frozen=True)
 class Thing:
-    """An object: equal `look`s are drawn in equal colours. `x`, `y` (centre) and `size` are shares of the canvas, `tilt`
-    is in degrees.
+    """An object; equal `look`s have equal colours. `x`, `y` (centre) and `size` are shares of the canvas, `tilt` is in
+    degrees.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Picture:
 
     def render(self) -> Image.Image:
         """RGB, SIDE x SIDE."""
-        left, top, right, bottom = self.crop
+        left, top, right, _ = self.crop  # a square
         scale = round(SIDE / (right - left))  # of the whole canvas, so that what is seen is sharp
         canvas = draw.background(scale, scale, rng_of(self.ground))
         for thing in self.things:

@@ -68,8 +68,11 @@ class Backbone(nn.Module, ABC):
     in_step: bool = False
 
     @abstractmethod
-    def prepare(self, sample: Sample, policy: Policy, queries: Sequence[Query] = ()) -> Any:
-        """One sample as tensors, with its query branches. Runs in a worker; raises `MediaError` for a bad file."""
+    def prepare(self, sample: Sample, policy: Policy | None, queries: Sequence[Query] = ()) -> Any:
+        """One sample as tensors, with its query branches. Runs in a worker; raises `MediaError` for a bad file.
+
+        Without a policy the prompt is the conversation alone (see `render`).
+        """
 
     @abstractmethod
     def collate(self, rows: Sequence[Any]) -> Any:
