@@ -1,4 +1,4 @@
-"""datamodules/corpus/muir*.py: all tasks and relations, twins that differ as their strategy says, answers that are true."""
+"""datamodules/corpus/muir*.py: all tasks and relations, twins that differ as their strategy says, true answers."""
 
 import hashlib
 import json

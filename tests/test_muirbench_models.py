@@ -9,8 +9,13 @@ from helpers import random_backbone
 from muir_helpers import rows, write_records
 from native_helpers import MARKS, omni_tokenizer
 from PIL import Image
-from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessor, Qwen2VLProcessor
-from transformers import Qwen2VLVideoProcessor
+from transformers import (
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
+)
 
 from datamodules.media import read_image
 from datamodules.muirbench import official_prompt, sample_of

@@ -26,7 +26,6 @@ from zoo.fit import build_data
 from zoo.muirbench import evaluate as muirbench
 from zoo.registry import load
 
-
 BENCHMARKS = {"muirbench": muirbench.test}  # recipes that ask a model questions instead of for verdicts
 
 

@@ -137,7 +137,7 @@ def arms_of(
 
 
 def test(config: dict[str, Any], name: str) -> int:
-    """Writes `metrics.json`, `answers.jsonl` and, for rows that could not be used, `errors.jsonl`; prints the tables."""
+    """Writes `metrics.json`, `answers.jsonl` and, for rows that cannot be used, `errors.jsonl`; prints the tables."""
     started = time.perf_counter()
     check(config)
     model = model_named(name, config["device"])

@@ -27,8 +27,8 @@ from zoo.registry import load
 
 
 class Model(Protocol):
-    """`prepare` raises `DataError` for what the model cannot take. `scored` gives the letters' log-probabilities of each
-    row, `written` greedy text; both take what `prepare` made. `truncated` tells whether text was cut.
+    """`prepare` raises `DataError` for what the model cannot take. `scored` gives the log-probabilities of each row's
+    letters, `written` greedy text; both take what `prepare` made. `truncated` tells whether text was cut.
     """
 
     def prepare(self, sample: Sample) -> Any: ...

@@ -1,4 +1,4 @@
-"""How a record is put to a model: its pictures, what is left out in an ablation, and the closed query of its letters."""
+"""How a record is put to a model: its pictures, what an ablation leaves out, and the closed query of its letters."""
 
 from __future__ import annotations
 
