@@ -173,6 +173,11 @@ def benchmarks() -> str:
             rows.append(
                 [f"training with {what}, small random model", "padded rows", f"{lengths['ways'][name]['ratio']:.2f} ×"]
             )
+    if "routeguard" in m:
+        for name in ("all fall back", "half fall back", "none falls back"):
+            mix = m["routeguard"][name]
+            what = f"RouteGuard's time of a batch, rows: {name}, {mix['experts_per_row']:g} experts a row"
+            rows.append([what, "the monolith at equal backbone", f"{mix['ratio']:.2f} ×"])
     if "waiting" in m:
         w = m["waiting"]
         rows.append([f"waiting for data, {w['workers']} worker: share of an epoch, cached", "", f"{w['cached']:.0%}"])

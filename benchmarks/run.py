@@ -51,12 +51,19 @@ def _waiting() -> dict[str, Any]:
     return waiting()
 
 
+def _routeguard() -> dict[str, Any]:
+    from benchmarks.routeguard import routing_cost
+
+    return routing_cost()
+
+
 BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "step": _step,
     "video": _video,
     "waiting": _waiting,
     "verdicts": _verdicts,
     "sft": _sft,
+    "routeguard": _routeguard,
 }
 
 

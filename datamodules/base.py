@@ -2,7 +2,7 @@
 
 Hooks connect a model without the data knowing it: `transform(sample, policy, train)` runs in the worker, `collate`
 makes a batch, and `group` sees the batches of one step together where gradients are accumulated. Without them a batch
-is a list of (sample, policy) pairs.
+is a list of (sample, policy) pairs. `stage` parts an epoch: samples of a lower stage come first.
 """
 
 from __future__ import annotations
@@ -144,6 +144,7 @@ class GuardDataModule(L.LightningDataModule):
         self.transform: Callable[..., Any] = pairs
         self.collate: Callable[[list[Any]], Any] = list
         self.group: Callable[[list[Any]], None] = alone
+        self.stage: Callable[[Sample], int] | None = None
         self.errors: list[dict[str, str]] = []
         self._corpus: Corpus | None = None
         self._order: BalancedSampler | BucketOrder | None = None
@@ -239,7 +240,8 @@ class GuardDataModule(L.LightningDataModule):
         dataset = SampleDataset(samples, policy_of, transform, self.critic if train else None)
         order: Sampler = SequentialSampler(dataset)
         if train:
-            order = BalancedSampler(samples, self.seed, self.epoch_size, self.balance, self.shares)
+            stages = None if self.stage is None else [self.stage(s) for s in samples]
+            order = BalancedSampler(samples, self.seed, self.epoch_size, self.balance, self.shares, stages)
             if self.bucket:
                 order = BucketOrder(order, self.batch_size, self._length(samples), self.seed)
         settings: dict[str, Any] = {

@@ -43,7 +43,8 @@ class BalancedSampler(Sampler[tuple[int, int]]):
 
     A modality with fewer samples than its share is gone through several times, each time in a new order, before any
     sample comes once more; `power` 1 keeps the natural shares, 0 makes them equal. `shares` then multiplies them: a
-    modality that takes longer to learn may come more often.
+    modality that takes longer to learn may come more often. With `stages`, a number for each sample, those of a lower
+    stage come first.
     """
 
     def __init__(
@@ -53,8 +54,9 @@ class BalancedSampler(Sampler[tuple[int, int]]):
         size: int | None = None,
         power: float = 0.0,
         shares: Mapping[str, float] | None = None,
+        stages: Sequence[int] | None = None,
     ):
-        self.seed, self.epoch = seed, 0
+        self.seed, self.epoch, self.stages = seed, 0, stages
         self.buckets: dict[str, list[int]] = {}
         for i, modality in enumerate(modalities_of(samples)):
             self.buckets.setdefault(modality, []).append(i)
@@ -86,6 +88,8 @@ class BalancedSampler(Sampler[tuple[int, int]]):
                 lap, place = divmod(n, len(bucket))
                 out.append(bucket[self._lap(modality, lap, len(bucket))[place]])
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(out))
+        if self.stages is not None:
+            order = order[np.argsort([self.stages[out[i]] for i in order], kind="stable")]
         order, self._skip = order[self._skip :], 0
         return iter([(out[i], self.epoch) for i in order])
 

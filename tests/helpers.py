@@ -136,7 +136,10 @@ def save_language_model(folder: Path, kind: str = "llama", tokenizer=None, seed:
     torch.manual_seed(seed)
     lm = AutoModelForCausalLM.from_config(
         config(
-            vocab_size=len(tokenizer), max_position_embeddings=4096, initializer_range=0.3, **shape, **own, **settings
+            vocab_size=len(tokenizer),
+            max_position_embeddings=4096,
+            initializer_range=0.3,
+            **{**shape, **own, **settings},
         )
     )
     lm.save_pretrained(folder)

@@ -22,8 +22,9 @@ import recipes
 from datamodules.schema import DataError, near
 
 GROUPS = ("data", "trainer", "backbone")
-PATHS = ("data_dir", "path", "policy", "revision")  # keys that are null until they name a file or a version
-LISTS = ("modalities", "held_out")  # keys that are null until they hold a list
+PATHS = ("data_dir", "path", "policy", "revision", "base")  # keys that are null until they name a file or a version
+MAPS = ("experts",)  # keys that are null until they hold a mapping
+LISTS = ("modalities", "held_out", "categories")  # keys that are null until they hold a list
 
 
 def recipes_folder() -> Path:
@@ -99,6 +100,8 @@ def _literal(value: Any) -> Any:
     """`value` with its `${` escaped: a person's text is never an interpolation."""
     if isinstance(value, list):
         return [_literal(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _literal(v) for k, v in value.items()}
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
@@ -116,7 +119,10 @@ def _typed(text: str, old: Any, key: str) -> Any:
             return None if text in ("", "null") else text  # a folder may be called 2024, or no
         if name in LISTS and value is not None and not isinstance(value, list):
             raise DataError(f"{key}={text}: expected a list such as [image, joint]")
-        return value if isinstance(value, (bool, int, float, list)) or value is None else text
+        if name in MAPS and value is not None and not isinstance(value, dict):
+            raise DataError(f"{key}={text}: expected a mapping such as {{heat: [S1, S2]}}")
+        kept = (bool, int, float, list, *((dict,) if name in MAPS else ()))
+        return value if isinstance(value, kept) or value is None else text
     if isinstance(old, bool):
         ok = isinstance(value, bool)
     elif isinstance(old, (int, float)):

@@ -1,4 +1,7 @@
-"""Lists what there is: `python -m zoo.list [models|recipes|claims]`, and what training needs: `… zoo.list memory`."""
+"""Lists what there is: `python -m zoo.list [models|recipes|claims|experts]`.
+
+What training needs: `python -m zoo.list memory`.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,17 @@ def recipes() -> str:
     return markdown_table(["recipe", "command", "what it does"], rows) + "\n\n" + groups
 
 
+def experts() -> str:
+    """Experts to add to a RouteGuard: published ones, and those that installed packages offer."""
+    from zoo.routeguard.offered import offered
+
+    rows = [[name, "published", e["summary"]] for name, e in sorted(manifest().items()) if e["method"] == "expert"]
+    rows += [[name, "package", point.value] for name, point in sorted(offered().items())]
+    if not rows:
+        return "no expert is published or offered by an installed package: recipe=expert trains one"
+    return markdown_table(["expert", "from", "what it is"], rows)
+
+
 def memory() -> str:
     """GiB on each GPU by strategy; docs/distributed.md holds this table."""
     from zoo.core.memory import table
@@ -35,7 +49,7 @@ def memory() -> str:
     return markdown_table(head, table())
 
 
-LISTS = {"models": models, "recipes": recipes, "claims": list_table}
+LISTS = {"models": models, "recipes": recipes, "claims": list_table, "experts": experts}
 MORE = {"memory": memory}  # only when asked for: it takes seconds
 
 

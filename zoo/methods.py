@@ -24,6 +24,8 @@ from zoo.core.tables import text_table
 from zoo.evaluate import evaluate
 from zoo.omniguard.model import omniguard
 from zoo.registry import recipe_backbone, save
+from zoo.routeguard import recipe as routeguard
+from zoo.routeguard.tables import routing_table
 from zoo.soundtagger.model import SoundTagger
 from zoo.soundtagger.module import SoundTaggerModule, has_sound, sound_labels
 from zoo.thinkguard.model import thinkguard
@@ -124,6 +126,10 @@ def _finish_tagger(
 METHODS = {
     "omniguard": Method(_build_guard, _finish_guard, text_table, _check_guard),
     "thinkguard": Method(_build_thinkguard, _finish_guard, text_table, _check_thinkguard),
+    "routeguard": Method(
+        routeguard.build_routeguard, routeguard.finish_routeguard, routing_table, routeguard.check, several=False
+    ),
+    "expert": Method(routeguard.build_expert, routeguard.finish_expert, text_table, routeguard.check, several=False),
     "soundtagger": Method(
         _build_tagger,
         _finish_tagger,

@@ -13,6 +13,7 @@ from zoo.core import weights
 from zoo.core.backbones import build, describe
 from zoo.core.guard import Calibration, Guard
 from zoo.core.orders import VERDICT_FIRST, order_named
+from zoo.routeguard import model as routed
 
 
 def list_models() -> list[str]:
@@ -43,6 +44,8 @@ def load(name: str | Path, device: str | torch.device = "cpu", cached: bool = Fa
     config, state = weights.read(weights.find(name))
     if config.get("kind") != "guard":
         raise weights.CheckpointError(f"{name} is a {config.get('method', 'model')}, not a guard: it cannot moderate")
+    if "routing" in config:
+        return routed.from_config(config, state, str(name), cached).to(device).eval()
     guard = Guard(
         build(config["backbone"], cached=cached),
         Policy.from_dict(config["policy"], f"{name}: policy"),

@@ -198,3 +198,34 @@ def expected_calibration_error(scores: Any, golds: Any, bins: int = 15) -> float
         return None
     error = binary_calibration_error(torch.from_numpy(rows.scores), torch.from_numpy(rows.golds).long(), bins, "l1")
     return float(error)
+
+
+def fit_platt(odds: Any, golds: Any) -> tuple[float, float]:
+    """(a, b) that minimise the NLL of sigmoid(a · odds + b) (Platt 1999), a > 0: the order of the rows stays.
+
+    `odds` [N] are log-odds, `golds` true | false | None [N]. A weak prior at (1, 0), worth one row, keeps a separable
+    or tiny set from running away; without both classes it is all there is, and (1, 0) is returned.
+    """
+    x = np.asarray(_plain(odds), dtype=np.float64).reshape(-1)
+    rows = labelled(np.zeros(len(x)), golds)
+    if rows.one_class:
+        return 1.0, 0.0
+    x, y = x[rows.keep], rows.golds.astype(np.float64)
+    features, prior = np.stack([x, np.ones_like(x)], axis=1), np.array([1.0, 0.0])
+    w = prior.copy()
+
+    def loss(w: np.ndarray) -> float:
+        z = features @ w
+        return float((np.logaddexp(0, z) - y * z).sum() + 0.5 * ((w - prior) ** 2).sum())
+
+    for _ in range(100):  # Newton with halved steps: the loss is strictly convex
+        p = 1 / (1 + np.exp(-np.clip(features @ w, -500, 500)))
+        slope = features.T @ (p - y) + (w - prior)
+        step = np.linalg.solve(features.T @ (features * (p * (1 - p))[:, None]) + np.eye(2), slope)
+        size = 1.0
+        while size > 1e-8 and loss(w - size * step) > loss(w):
+            size /= 2
+        w = w - size * step
+        if np.abs(size * step).max() < 1e-9:
+            break
+    return max(float(w[0]), 1 / MAX_TEMPERATURE), float(w[1])

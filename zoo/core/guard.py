@@ -73,6 +73,10 @@ class Guard(nn.Module):
     def policy_for(self, sample: Sample, policy: Policy | None = None) -> Policy:
         return policy or sample.policy or self.policy
 
+    def asked_of(self, policy: Policy) -> Policy:
+        """What a test asks of a row's policy: all of it, unless the guard answers for some entries only."""
+        return policy
+
     def judge(self, scores: Scores, entries: Sequence[int]) -> Judged:
         """Probabilities from scored `policy_queries`; `entries[i]` is the size of row i's policy."""
         c = self.calibration

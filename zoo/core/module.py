@@ -172,6 +172,7 @@ class GuardModule(L.LightningModule):
             if not queries:  # a row without a label is read all the same: every batch goes through the whole model
                 queries, options, kinds = [verdict_query(policy)], [-1], [-1]
         else:
+            policy = self.guard.asked_of(policy)
             queries, options, kinds = policy_queries(policy), [], []
         return Example(self.guard.backbone.prepare(sample, policy, queries), options, kinds, sample, policy)
 

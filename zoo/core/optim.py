@@ -19,9 +19,12 @@ def cosine_with_warmup(step: int, steps: int, warmup: float) -> float:
 
 
 def build_optimizer(
-    model: nn.Module, lr: float, weight_decay: float, betas: Sequence[float], warmup: float, steps: int
+    model: nn.Module, lr: float, weight_decay: float, betas: Sequence[float], warmup: float, steps: int, cycles: int = 1
 ) -> dict[str, Any]:
-    """Optimizer and per-step schedule in Lightning's form, over the trainable parameters only."""
+    """Optimizer and per-step schedule in Lightning's form, over the trainable parameters only.
+
+    The schedule starts anew in each of `cycles` equal parts.
+    """
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": weight_decay},
@@ -32,5 +35,8 @@ def build_optimizer(
     # A fused optimizer offers to undo a loss scale itself, and Lightning then refuses to clip gradients, in bf16 too,
     # which has no scale. Without the offer gradients are unscaled before they are clipped, as for any other optimizer.
     optimizer._step_supports_amp_scaling = False
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_with_warmup(step, steps, warmup))
+    each = -(-steps // cycles)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: cosine_with_warmup(step if step >= steps else step % each, each, warmup)
+    )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -213,19 +213,23 @@ def gather_scores(branches: Branches, hidden: Tensor, head: torch.nn.Linear) -> 
     return Scores(logp.masked_fill(none & some, -torch.inf), branches.counts)
 
 
-def fork(cache: DynamicCache, rows: int | None = None) -> DynamicCache:
-    """A cache over the same tensors, of one row spread over `rows` if given: appending leaves the original as it was.
+def fork(cache: DynamicCache, rows: int | Tensor | None = None) -> DynamicCache:
+    """A cache over the same tensors: appending leaves the original as it was.
 
-    A DynamicCache that is made from keys and values copies them; its layers do not.
+    `rows` spreads a cache of one row over so many; as a tensor [n] it picks rows. A DynamicCache that is made from keys
+    and values copies them; its layers do not. Layers that have read nothing stay empty.
     """
     out = DynamicCache()
     for layer in cache.layers:
-        keys, values = layer.keys, layer.values
-        if rows is not None:
-            keys, values = keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)
         mine = DynamicLayer()
-        mine.update(keys[:, :, :0], values[:, :, :0])  # now it knows dtype and device
-        mine.keys, mine.values = keys, values
+        if layer.is_initialized:
+            keys, values = layer.keys, layer.values
+            if isinstance(rows, Tensor):
+                keys, values = keys[rows], values[rows]
+            elif rows is not None:
+                keys, values = keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)
+            mine.update(keys[:, :, :0], values[:, :, :0])  # now it knows dtype and device
+            mine.keys, mine.values = keys, values
         out.layers.append(mine)
     return out
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache
 
 from zoo.core.backbones.branches import Branches, mask_dtype, round_up
-from zoo.core.backbones.prefix import read_prefix
+from zoo.core.backbones.prefix import HasDecoder, read_prefix
 
 STEP = 64  # sequences are rounded up to this: their number varies too, and kernels are kept for each shape
 
@@ -37,12 +37,13 @@ class Packing:
         return Packing(**moved, first=self.first)
 
 
-def fill_bins(sizes: Sequence[int], capacity: int) -> list[list[int]]:
-    """Indices by bin, the largest first, each into the first bin that has room."""
+def fill_bins(sizes: Sequence[int], capacity: int, kinds: Sequence[int] | None = None) -> list[list[int]]:
+    """Indices by bin, the largest first, each into the first bin that has room; one bin holds one of `kinds`."""
     bins: list[list[int]] = []
     room: list[int] = []
     for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        at = next((n for n, r in enumerate(room) if sizes[i] <= r), len(bins))
+        fits = (n for n, r in enumerate(room) if sizes[i] <= r and (kinds is None or kinds[bins[n][0]] == kinds[i]))
+        at = next(fits, len(bins))
         if at == len(bins):
             bins.append([])
             room.append(capacity)
@@ -51,16 +52,19 @@ def fill_bins(sizes: Sequence[int], capacity: int) -> list[list[int]]:
     return bins
 
 
-def pack(prompts: Sequence[int], branches: Branches, width: int, first: int = 0) -> Packing:
+def pack(
+    prompts: Sequence[int], branches: Branches, width: int, first: int = 0, kinds: Sequence[int] | None = None
+) -> Packing:
     """Packs rows whose prompts have these lengths, padded to `width` tokens, followed by their branches.
 
-    The prompts' tokens before `first` are left out: they are read once for all rows.
+    The prompts' tokens before `first` are left out: they are read once for all rows. Rows of different `kinds` [b]
+    share no sequence (those that go through different adapters).
     """
     b, t = branches.query.shape
     real = branches.query >= 0  # [b, T]
     sizes = [p - first + int(n) for p, n in zip(prompts, real.sum(1))]
     length = round_up(max(sizes, default=0), STEP)
-    bins = fill_bins(sizes, length)
+    bins = fill_bins(sizes, length, kinds)
     shape = (len(bins), length)
     where, position = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     row, query, option = (torch.full(shape, -1) for _ in range(3))
@@ -97,10 +101,16 @@ def packed_mask(packing: Packing, dtype: torch.dtype) -> Tensor:
     return torch.nn.functional.pad(out, (packing.first, 0)).unsqueeze(1)
 
 
-def packed_pass(lm: PreTrainedModel, prompt: Tensor, suffix: Tensor, packing: Packing) -> Tensor:
-    """Outputs [b, T, d] of the branches, from padded prompts [b, p, d] and branches [b, T, d] laid end to end."""
+def packed_pass(
+    lm: HasDecoder, prompt: Tensor, suffix: Tensor, packing: Packing, past: DynamicCache | None = None
+) -> Tensor:
+    """Outputs [b, T, d] of the branches, from padded prompts [b, p, d] and branches [b, T, d] laid end to end.
+
+    `past` holds the keys and values of the first tokens, for each sequence, where they have been read already.
+    """
     x = torch.cat([prompt, suffix], dim=1).flatten(0, 1)[packing.where]  # [n, L, d]
-    past = read_prefix(lm, prompt[:1, : packing.first], len(x)) if packing.first else None
+    if packing.first and past is None:
+        past = read_prefix(lm, prompt[:1, : packing.first], len(x))
     out = lm.get_decoder()(
         inputs_embeds=x,
         attention_mask=packed_mask(packing, mask_dtype(x)),

@@ -9,23 +9,29 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 
 from zoo.core.backbones import branches as br
 from zoo.core.backbones.generation import Past
-from zoo.core.backbones.prefix import read_prefix
+from zoo.core.backbones.prefix import HasDecoder, prefix_states, read_prefix
 
 
-def encode(
-    lm: PreTrainedModel, x: Tensor, lengths: Tensor, positions: Tensor | None = None, first: int = 0
-) -> DynamicCache:
+def encode(lm: HasDecoder, x: Tensor, lengths: Tensor, positions: Tensor | None = None, first: int = 0) -> DynamicCache:
     """Keys and values of embedded prompts [b, p, d] of `lengths` [b]; without `positions` they count from 0.
 
     Raises RuntimeError in training with gradient checkpointing, which keeps none.
     """
+    return read(lm, x, lengths, positions, first)[1]
+
+
+def read(
+    lm: HasDecoder, x: Tensor, lengths: Tensor, positions: Tensor | None = None, first: int = 0
+) -> tuple[Tensor, DynamicCache]:
+    """Outputs [b, p, d] of embedded prompts, and what `encode` returns of them."""
     mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]  # [b, p]
-    cache = read_prefix(lm, x[:1, :first], len(x)) if first else DynamicCache()
-    lm.get_decoder()(
+    head, cache = prefix_states(lm, x[:1, :first]) if first else (x[:, :0], DynamicCache())
+    cache = br.fork(cache, len(x)) if first else cache
+    out = lm.get_decoder()(
         inputs_embeds=x[:, first:],
         attention_mask=mask.long(),
         position_ids=None if positions is None else positions[..., first:],
@@ -34,10 +40,10 @@ def encode(
     )
     if cache.get_seq_length() != x.shape[1]:
         raise RuntimeError("gradient checkpointing in training keeps no cache: call eval() first, or score_batch")
-    return cache
+    return torch.cat([head.expand(len(x), -1, -1), out.last_hidden_state], dim=1), cache
 
 
-def go_on(lm: PreTrainedModel, past: Past, x: Tensor, branches: br.Branches) -> Tensor:
+def go_on(lm: HasDecoder, past: Past, x: Tensor, branches: br.Branches) -> Tensor:
     """Outputs [b, T, d] for embedded branches [b, T, d] after the prompts, whose keys and values stay as they were."""
     if not x.shape[1]:
         return x  # nothing is asked of any row
@@ -52,7 +58,7 @@ def go_on(lm: PreTrainedModel, past: Past, x: Tensor, branches: br.Branches) -> 
 
 
 def at_once(
-    lm: PreTrainedModel,
+    lm: HasDecoder,
     prompt: Tensor,
     x: Tensor,
     branches: br.Branches,
@@ -60,13 +66,18 @@ def at_once(
     after: Tensor,
     positions: Tensor | None = None,
     first: int = 0,
+    past: DynamicCache | None = None,
 ) -> Tensor:
-    """The same [b, T, d] in one pass over prompts [b, p, d] and branches, without a cache but for what is shared."""
+    """The same [b, T, d] in one pass over prompts [b, p, d] and branches, without a cache but for what is shared.
+
+    `past` holds the keys and values of the first tokens where they have been read already.
+    """
     b, p, _ = prompt.shape
     if positions is None:
         positions = torch.arange(p, device=prompt.device).expand(b, p)
     follow = after[:, None] + branches.depth  # [b, T]
-    past = read_prefix(lm, prompt[:1, :first], b) if first else None
+    if first and past is None:
+        past = read_prefix(lm, prompt[:1, :first], b)
     out = lm.get_decoder()(
         inputs_embeds=torch.cat([prompt[:, first:], x], dim=1),
         attention_mask=br.whole_mask(branches, lengths, p, br.mask_dtype(prompt), first),

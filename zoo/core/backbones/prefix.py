@@ -7,6 +7,7 @@ spread over the batch as a view; gradients of all rows add up in it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +20,12 @@ from zoo.core.backbones.tokens import IDS, Row
 # nothing from 128 shared tokens, sixteen gain from 48.
 LEAST, SAVED = 32, 128
 STEP = 8  # as the widths of batches are rounded
+
+
+class HasDecoder(Protocol):
+    """What passes run: a language model of transformers, or some of its layers (`split.Stage`)."""
+
+    def get_decoder(self) -> torch.nn.Module: ...
 
 
 def leading_ids(row: Row) -> Tensor:
@@ -42,11 +49,16 @@ def common_prefix(rows: Sequence[Row]) -> int:
     return shared if shared >= LEAST and shared * (len(rows) - 1) >= SAVED else 0
 
 
-def read_prefix(lm: PreTrainedModel, x: Tensor, rows: int) -> DynamicCache:
+def read_prefix(lm: HasDecoder, x: Tensor, rows: int) -> DynamicCache:
     """Keys and values of embeddings [1, s, d], spread over `rows` without a copy."""
+    return fork(prefix_states(lm, x)[1], rows)
+
+
+def prefix_states(lm: HasDecoder, x: Tensor) -> tuple[Tensor, DynamicCache]:
+    """Outputs [n, s, d] of embeddings [n, s, d] that stand first in their rows, and their keys and values."""
     cache = DynamicCache()
-    lm.get_decoder()(inputs_embeds=x, past_key_values=cache, use_cache=True)
-    return fork(cache, rows)
+    out = lm.get_decoder()(inputs_embeds=x, past_key_values=cache, use_cache=True)
+    return out.last_hidden_state, cache
 
 
 def can_share(lm: PreTrainedModel) -> bool:
