@@ -30,6 +30,7 @@ from zoo.muirbench import models
 from zoo.muirbench.evaluate import arms_of, outcomes
 from zoo.muirbench.models import GuardModel, HubModel, model_named
 from zoo.muirbench.protocol import ablated, answer_query, concatenated
+from zoo.routeguard.backbone import RoutedBackbone
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}{% if c['type'] == 'image' %}"
@@ -162,6 +163,14 @@ def test_a_hugging_face_folder_scores_letters(loaded, hub_folder):
     with torch.no_grad():
         ids = lm.generate(**inputs, do_sample=False, max_new_tokens=5)[0, inputs["input_ids"].shape[1] :]
     assert model.written([row], 5) == [model.tokenizer.decode(ids, skip_special_tokens=True).strip()]
+
+
+def test_a_guard_that_needs_a_policy_is_refused():
+    other = guard()
+    other.backbone.needs_policy = True  # as RouteGuard's
+    with pytest.raises(DataError, match="reads nothing without a policy"):
+        GuardModel(other)
+    assert RoutedBackbone.needs_policy
 
 
 def test_a_text_with_the_models_own_marks_is_refused(loaded, hub_folder):

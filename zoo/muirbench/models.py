@@ -41,6 +41,9 @@ class GuardModel:
     """A guard's backbone, which reads the question without a policy and answers it by a query."""
 
     def __init__(self, guard: Guard):
+        """Raises `DataError` for a backbone that reads nothing without a policy."""
+        if guard.backbone.needs_policy:
+            raise DataError(f"{guard.name} reads nothing without a policy: a benchmark's questions have none")
         self.guard, self.backbone = guard.eval(), guard.backbone
 
     def prepare(self, sample: Sample) -> Any:
