@@ -158,6 +158,7 @@ def test_split_arguments():
 def test_list(capsys):
     assert list_main(["recipes"]) == 0
     said = capsys.readouterr().out
-    assert all(f"python -m zoo.fit recipe={n}" in said for n in recipe_names()) and "backbone: " in said
+    verbs = {n: "fit" if "trainer" in _groups(n) else "test" for n in recipe_names()}
+    assert all(f"python -m zoo.{verb} recipe={n}" in said for n, verb in verbs.items()) and "backbone: " in said
     with pytest.raises(DataError, match=r"cannot list 'model'; did you mean 'models'"):
         list_main(["model"])

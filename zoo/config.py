@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,13 @@ def _keys(config: DictConfig, prefix: str = "") -> list[str]:
         if isinstance(node, DictConfig) and not node._is_none():
             out += _keys(node, f"{path}.")
     return out
+
+
+def check_trains(config: Mapping[str, Any]) -> None:
+    """Raises `DataError` for a recipe that only tests models: it has no data of samples to train on, and no trainer."""
+    if "trainer" not in config:
+        name = config["recipe"]
+        raise DataError(f"recipe {name!r} trains nothing: use python -m zoo.test recipe={name} model=NAME")
 
 
 def plain(config: Any) -> Any:

@@ -15,6 +15,7 @@ import lightning as L
 from datamodules import GuardDataModule
 from datamodules.schema import DataError
 from zoo import cli
+from zoo.config import check_trains
 from zoo.core import launch
 from zoo.core.checkpointing import AtomicCheckpointIO, Checkpointer
 from zoo.core.interrupts import Signals
@@ -26,6 +27,7 @@ from zoo.methods import METHODS, Method
 
 
 def build_data(config: dict[str, Any]) -> GuardDataModule:
+    check_trains(config)
     return GuardDataModule(seed=config["seed"], accumulate=config["trainer"]["accumulate"], **config["data"])
 
 

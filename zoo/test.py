@@ -23,7 +23,10 @@ from zoo.core.run import new_run, write_errors, write_json, write_yaml
 from zoo.core.tables import text_table
 from zoo.evaluate import evaluate
 from zoo.fit import build_data
+from zoo.muirbench import evaluate as muirbench
 from zoo.registry import load
+
+BENCHMARKS = {"muirbench": muirbench.test}  # recipes that ask a model questions instead of for verdicts
 
 
 def main(arguments: list[str]) -> int:
@@ -35,6 +38,10 @@ def main(arguments: list[str]) -> int:
     if calibrate not in ("true", "false"):
         raise DataError(f"calibrate={calibrate}: expected true or false")
     config = plain(compose([a for a in arguments if not a.startswith(("model=", "calibrate="))]))
+    if config["method"] in BENCHMARKS:
+        if calibrate == "true":
+            raise DataError(f"recipe {config['recipe']!r} has nothing to calibrate: leave calibrate= out")
+        return BENCHMARKS[config["method"]](config, name)
     launch.start(plan(config["trainer"], config["data"]["batch_size"]))
     data, guard = launch.in_turn(lambda: _prepare(config, name))
     module = GuardModule(guard)

@@ -46,18 +46,22 @@ class Media:
 Piece = Text | Turn | Media
 
 
-def render(sample: Sample, policy: Policy) -> list[Piece]:
+def render(sample: Sample, policy: Policy | None) -> list[Piece]:
     """The pieces of the prompt for `sample` under `policy`, in reading order.
 
-    The policy comes first, so that rows under one policy share a prefix.
+    The policy comes first, so that rows under one policy share a prefix. Without a policy nothing is to be judged, and
+    the prompt is the conversation alone: a question that is to be answered (MuirBench's, say).
     """
-    pieces: list[Piece] = [Turn("system", True), Text("Unsafe content:\n", "template")]
-    for entry in policy.entries:
-        pieces.append(Text(f"- {entry.name}", "policy"))
-        if entry.description:
-            pieces.append(Text(f": {entry.description}", "policy"))
-        pieces.append(Text("\n", "template"))
-    pieces += [Text(TASKS[sample.target], "template"), Turn("system", False), Turn("user", True)]
+    pieces: list[Piece] = []
+    if policy is not None:
+        pieces += [Turn("system", True), Text("Unsafe content:\n", "template")]
+        for entry in policy.entries:
+            pieces.append(Text(f"- {entry.name}", "policy"))
+            if entry.description:
+                pieces.append(Text(f": {entry.description}", "policy"))
+            pieces.append(Text("\n", "template"))
+        pieces += [Text(TASKS[sample.target], "template"), Turn("system", False)]
+    pieces.append(Turn("user", True))
     counts: dict[str, int] = {}
     for message in sample.messages:
         pieces.append(Text(SPEAKERS[message.role], "speaker"))

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from datamodules.atomic import sweep
 from datamodules.schema import DataError, canonical_json
-from zoo.config import compose, plain, split_arguments
+from zoo.config import check_trains, compose, plain, split_arguments
 from zoo.core.checkpointing import check_every, find_checkpoint
 from zoo.core.interrupts import Interrupted, Signals
 from zoo.core.run import write_yaml
@@ -47,12 +47,14 @@ def find_session(arguments: Sequence[str]) -> Session:
     wanted = given.pop("resume", "false")
     if wanted == "false":
         config = _composed(given)
+        check_trains(config)
         check_every(config["trainer"]["checkpoint_every"])
         return Session(config)
     if not wanted:
         raise DataError("resume=: give resume=true or resume=FOLDER_OF_A_RUN")
     if wanted == "true":
         defaults = _composed(given)
+        check_trains(defaults)
         run = _newest(Path(defaults["runs"]) / defaults["recipe"], defaults["recipe"])
     else:
         run = Path(wanted)

@@ -109,6 +109,8 @@ class RoutedBackbone(Backbone):
     without a causal language model that can be cut.
     """
 
+    needs_policy = True
+
     def __init__(
         self,
         base: Backbone,

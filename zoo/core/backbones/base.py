@@ -61,15 +61,20 @@ class Backbone(nn.Module, ABC):
 
     `cache` keeps features of frozen encoders on disk; None where there is none. `in_step` says that several processes
     run the backbone together: every batch then takes the same passes on each, or sharded ones wait for ever.
+    `needs_policy` says that it reads nothing without one.
     """
 
     modalities: frozenset[str] = frozenset(("text", "image", "audio", "video"))
     cache: FeatureCache | None = None
     in_step: bool = False
+    needs_policy: bool = False
 
     @abstractmethod
-    def prepare(self, sample: Sample, policy: Policy, queries: Sequence[Query] = ()) -> Any:
-        """One sample as tensors, with its query branches. Runs in a worker; raises `MediaError` for a bad file."""
+    def prepare(self, sample: Sample, policy: Policy | None, queries: Sequence[Query] = ()) -> Any:
+        """One sample as tensors, with its query branches. Runs in a worker; raises `MediaError` for a bad file.
+
+        Without a policy the prompt is the conversation alone (see `render`).
+        """
 
     @abstractmethod
     def collate(self, rows: Sequence[Any]) -> Any:

@@ -166,7 +166,7 @@ class NativeBackbone(Backbone):
 
     # ------------------------------------------------------------------------------------------- reading (worker)
 
-    def prepare(self, sample: Sample, policy: Policy, queries: Sequence[Query] = ()) -> Prepared:
+    def prepare(self, sample: Sample, policy: Policy | None, queries: Sequence[Query] = ()) -> Prepared:
         self.check([sample])
         prompt, inputs = Prompt(self.codes), Inputs()
         pieces = render(sample, policy)

@@ -177,7 +177,7 @@ class SoftTokenBackbone(Backbone):
         row.layout += [(at, i, type) for _, at, i, type in sorted(timed)]
 
     def prepare(
-        self, sample: Sample, policy: Policy, queries: Sequence[Query] = (), augment: Augment | None = None
+        self, sample: Sample, policy: Policy | None, queries: Sequence[Query] = (), augment: Augment | None = None
     ) -> Prepared:
         self.check([sample])
         row = Row()

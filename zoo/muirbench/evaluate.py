@@ -1,0 +1,184 @@
+"""`python -m zoo.test recipe=muirbench model=…`: a model and the baselines on the same records, in one table."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from datamodules.assets import zoo_home
+from datamodules.corpus.muir import build_muir
+from datamodules.muirbench import Record, sample_of
+from datamodules.muirbench_files import Loaded, load_muirbench
+from datamodules.schema import DataError, Sample, near
+from zoo.core.run import new_run, write_errors, write_json, write_yaml
+from zoo.muirbench import baselines
+from zoo.muirbench.metrics import Outcome, arms_table, slices_table, summarise
+from zoo.muirbench.models import Model, model_named
+from zoo.muirbench.parsers import PARSERS, parser_named
+from zoo.muirbench.protocol import ABLATIONS, LAYOUTS, ablated, concatenated
+
+SOURCES = ("sample", "hub")
+
+
+def check(config: dict[str, Any]) -> None:
+    """Raises `DataError` for a setting that is unknown, before anything is rendered or loaded."""
+    for key, value, known in (
+        ("data.source", config["data"]["source"], SOURCES),
+        ("parser", config["parser"], ("scored", *PARSERS)),
+        ("pictures", config["pictures"], LAYOUTS),
+        *(("ablations", a, ABLATIONS) for a in config["ablations"] or []),
+    ):
+        if value not in known:
+            raise DataError(f"{key}={value}: expected one of {', '.join(known)}{near(str(value), known)}")
+    for key in ("batch_size", "max_new_tokens"):
+        if not isinstance(config[key], int) or config[key] < 1:
+            raise DataError(f"{key}={config[key]}: expected a whole number from 1 on")
+
+
+def load_data(config: dict[str, Any]) -> Loaded:
+    """The recipe's records: those of `path`, of the hub, or of the rendered corpus."""
+    data = config["data"]
+    if data["path"] is not None:
+        return load_muirbench(data["path"])
+    if data["source"] == "hub":
+        return load_muirbench(None, data["revision"])
+    return load_muirbench(build_muir(seed=config["seed"], pairs=data["pairs"]))
+
+
+def answers(
+    model: Model, samples: Sequence[Sample], parser: str, batch_size: int, max_new_tokens: int, what: str = "answering"
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, str]]]:
+    """What the model says to each sample it can take, by id; an `{"id", "error"}` for each other one.
+
+    With parser scored a row has `logp` of its letters, else `text`; each has `truncated`.
+    """
+    out: dict[str, dict[str, Any]] = {}
+    errors: list[dict[str, str]] = []
+    bar = tqdm(total=len(samples), desc=what, file=sys.stderr)
+    for start in range(0, len(samples), batch_size):
+        ids, rows = [], []
+        for sample in samples[start : start + batch_size]:
+            try:
+                rows.append(model.prepare(sample))
+                ids.append(sample.id)
+            except DataError as e:
+                errors.append({"id": sample.id, "error": f"{what}: {e}"})
+        if rows and parser == "scored":
+            said = [{"logp": logp} for logp in model.scored(rows)]
+        else:
+            said = [{"text": t} for t in (model.written(rows, max_new_tokens) if rows else [])]
+        for id, row, one in zip(ids, rows, said):
+            out[id] = {**one, "truncated": model.truncated(row)}
+        bar.update(min(batch_size, len(samples) - start))
+    bar.close()
+    return out, errors
+
+
+def outcomes(
+    records: Sequence[Record], said: dict[str, dict[str, Any]], parser: str, strategies: dict[str, str]
+) -> list[Outcome]:
+    """Letters from what was said, in the records' order: the likeliest one, or what the parser reads."""
+    read = None if parser == "scored" else parser_named(parser)
+    out = []
+    for r in records:
+        one, strategy = said[r.idx], strategies.get(r.pair)
+        if read is None:
+            letter = max(zip(one["logp"], r.letters), key=lambda pair: pair[0])[1]
+            out.append(Outcome(r, letter, "scored", None, strategy, one["truncated"]))
+        else:
+            parsed = read(one["text"], r.options)
+            out.append(Outcome(r, parsed.letter, parsed.how, one["text"], strategy, one["truncated"]))
+    return out
+
+
+def arms_of(
+    model: Model, loaded: Loaded, config: dict[str, Any], folder: Path
+) -> tuple[dict[str, list[Outcome]], list[dict[str, str]]]:
+    """The model, its ablations and the baselines, all on the same pairs.
+
+    A record that one of the arms cannot take is left out of all of them, with its twin, and is in the errors.
+    """
+    errors: list[dict[str, str]] = []
+    shown: dict[str, list[Sample]] = {"model": []}
+    for record in loaded.records:
+        sample = sample_of(record)
+        try:
+            shown["model"].append(concatenated(sample, folder) if config["pictures"] == "concatenated" else sample)
+        except DataError as e:
+            errors.append({"id": record.idx, "error": str(e)})
+    for what in config["ablations"] or []:
+        shown[what] = [ablated(sample_of(r), what) for r in loaded.records]
+    said: dict[str, dict[str, dict[str, Any]]] = {}
+    for arm, samples in shown.items():
+        said[arm], failed = answers(
+            model, samples, config["parser"], config["batch_size"], config["max_new_tokens"], arm
+        )
+        errors += failed
+    bad = {e["id"] for e in errors}
+    lost = {r.pair for r in loaded.records if r.idx in bad}
+    for r in loaded.records:
+        if r.pair in lost and r.idx not in bad:
+            errors.append({"id": r.idx, "error": f"left out: its twin {r.counterpart_idx!r} cannot be used"})
+    records = [r for r in loaded.records if r.pair not in lost]
+    if not records:
+        raise DataError(f"the model can take none of the {len(loaded.records)} records: {errors[0]['error']}")
+    arms = {arm: outcomes(records, rows, config["parser"], loaded.strategies) for arm, rows in said.items()}
+    for other in PARSERS:  # the same answers, read the other way
+        if config["parser"] != "scored" and other != config["parser"]:
+            arms[f"model, parser={other}"] = outcomes(records, said["model"], other, loaded.strategies)
+    arms["always_none"] = baselines.always_none(records, loaded.strategies)
+    arms["random"] = baselines.random_letters(records, loaded.strategies, config["seed"])
+    return arms, errors
+
+
+def test(config: dict[str, Any], name: str) -> int:
+    """Writes `metrics.json`, `answers.jsonl` and, for rows that cannot be used, `errors.jsonl`; prints the tables."""
+    started = time.perf_counter()
+    check(config)
+    model = model_named(name, config["device"])
+    loaded = load_data(config)
+    arms, errors = arms_of(model, loaded, config, zoo_home() / "muirbench" / "concatenated")
+    errors = loaded.errors + errors
+    measured = {arm: summarise(rows, config["seed"]) for arm, rows in arms.items()}
+    run = new_run(Path(config["runs"]) / "test", config["recipe"])
+    write_yaml(run / "config.yaml", {**config, "model": name})
+    metrics = {
+        "model": name,
+        "parser": config["parser"],
+        "pictures": config["pictures"],
+        "chance": round(baselines.chance([o.record for o in arms["model"]]), 6),
+        "arms": measured,
+        "errors": len(errors),
+        "seed": config["seed"],
+        "data_hash": loaded.sha256,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    write_json(run / "metrics.json", metrics)
+    write_errors(run / "answers.jsonl", [_line(arm, o) for arm, rows in arms.items() for o in rows])
+    print(f"{_aligned(slices_table(measured['model']))}\n\n{_aligned(arms_table(measured))}")
+    print(f"run folder: {run}", file=sys.stderr)
+    if errors:
+        write_errors(run / "errors.jsonl", errors)
+        print(f"{len(errors)} rows could not be used: see {run / 'errors.jsonl'}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _line(arm: str, o: Outcome) -> dict[str, Any]:
+    line = {"id": o.record.idx, "arm": arm, "letter": o.letter, "answer": o.record.answer, "how": o.how}
+    return line if o.text is None else {**line, "text": o.text}
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    """A table for a terminal: names on the left, numbers on the right."""
+    widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
+    lines = [lines[0], ["-" * w for w in widths], *lines[1:]]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:]))]).rstrip()
+        for line in lines
+    )
