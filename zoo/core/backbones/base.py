@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from datamodules.schema import DataError, MediaError, Policy, Sample
+from datamodules.transforms.augment import Augment
 from zoo.core.cache import FeatureCache
 from zoo.core.query import Query
 
@@ -68,8 +69,13 @@ class Backbone(nn.Module, ABC):
     in_step: bool = False
 
     @abstractmethod
-    def prepare(self, sample: Sample, policy: Policy, queries: Sequence[Query] = ()) -> Any:
-        """One sample as tensors, with its query branches. Runs in a worker; raises `MediaError` for a bad file."""
+    def prepare(
+        self, sample: Sample, policy: Policy, queries: Sequence[Query] = (), augment: Augment | None = None
+    ) -> Any:
+        """One sample as tensors, with its query branches. Runs in a worker; raises `MediaError` for a bad file.
+
+        What `augment` changes is read from the file, whatever the cache holds.
+        """
 
     @abstractmethod
     def collate(self, rows: Sequence[Any]) -> Any:
