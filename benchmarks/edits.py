@@ -62,10 +62,11 @@ def _waveforms() -> dict[str, Any]:
         Theirs(float(s), float(s), shift_unit="seconds", rollover=False, fade_duration=0.0, p=1.0) for s in seconds
     ]
 
-    def audiomentations() -> list[np.ndarray]:
-        return [move(row, sample_rate=rate) for move, row in zip(theirs, rows)]
+    def audiomentations() -> np.ndarray:
+        """[rows, samples], as a model takes it."""
+        return np.stack([move(row, sample_rate=rate) for move, row in zip(theirs, rows)])
 
-    ours, wanted = shift(batch, seconds), torch.from_numpy(np.stack(audiomentations()))
+    ours, wanted = shift(batch, seconds), torch.from_numpy(audiomentations())
     # It rounds a number of samples down to a whole one, we to the nearest: compare by where the sound is.
     apart = [int((a != 0).nonzero()[0]) - int((b != 0).nonzero()[0]) for a, b in zip(ours, wanted)]
     assert max(map(abs, apart)) <= 1, "both must move the same rows by as much"

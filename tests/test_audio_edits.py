@@ -42,12 +42,12 @@ def test_a_shift_moves_every_sample_and_never_wraps(seconds):
 def test_each_row_has_a_shift_of_its_own(way, monkeypatch):
     if way == "gather":  # what an accelerator does
         monkeypatch.setattr(edits, "_moved", None)
-    wave, seconds = noise(3, 2, 300), torch.tensor([[0.1], [-0.2], [0.0]])
+    wave, seconds = noise(4, 2, 300), torch.tensor([[0.1], [-0.2], [0.0], [-9.0]])
     if way == "gather":
-        out = edits._gathered(wave, (seconds.double() * RATE).round().long().expand(3, 2))
+        out = edits._gathered(wave, (seconds.double() * RATE).round().long().expand(4, 2))
     else:
         out = Shift(RATE)(wave, seconds)
-    for row, by, source in zip(out, (100, -200, 0), wave):
+    for row, by, source in zip(out, (100, -200, 0, -9000), wave):
         assert np.array_equal(row.numpy(), np.stack([by_hand(c, by) for c in source.numpy()]))
     if way == "rows":
         assert torch.equal(Shift(RATE, seconds)(wave), out)
@@ -96,6 +96,9 @@ def test_gradients_follow_the_samples():
     (Shift(RATE, 0.003)(wave) * weights).sum().backward()
     assert wave.grad[0].tolist() == [*range(4, 11), 0, 0, 0]
     wave.grad = None
+    two = noise(2, 10).double().requires_grad_()
+    (Shift(RATE, torch.tensor([0.003, -0.002]))(two) * weights).sum().backward()
+    assert two.grad.tolist() == [[*range(4, 11), 0, 0, 0], [0, 0, *range(1, 9)]]
     Mute()(wave).sum().backward()
     assert not wave.grad.any()
     donor = noise(1, 4).double().requires_grad_()

@@ -80,9 +80,15 @@ def shifted(wave: Tensor, samples: int | Tensor) -> Tensor:
     samples = samples.expand(wave.shape[:-1])
     if wave.device.type != "cpu":
         return _gathered(wave, samples)
-    # A copy of each row takes a fifth of the time of a gather, whose index is twice as large as the sound.
-    rows = [_moved(row, by) for row, by in zip(wave.reshape(-1, wave.shape[-1]), samples.flatten().tolist())]
-    return torch.stack(rows).reshape(wave.shape) if rows else wave.clone()
+    # One copy of each row: a gather's index alone is twice as large as the sound.
+    out, n = torch.empty_like(wave, memory_format=torch.contiguous_format), wave.shape[-1]
+    into, rows = out.view(-1, n), wave.reshape(-1, n)
+    for i, by in enumerate(samples.flatten().tolist()):
+        first, end = min(max(by, 0), n), max(n + min(by, 0), 0)  # where there is sound afterwards
+        into[i, :first] = 0.0
+        into[i, end:] = 0.0
+        into[i, first:end] = rows[i, max(-by, 0) : max(n - max(by, 0), 0)]
+    return out
 
 
 def _moved(wave: Tensor, by: int) -> Tensor:
