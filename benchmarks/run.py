@@ -1,6 +1,6 @@
 """All speed benchmarks, each as a ratio within one run: `python -m benchmarks.run [NAME …]` → results/benchmarks.json.
 
-Names left out keep the figures that the file has. `sft` needs the `benchmark` extra.
+Names left out keep the figures that the file has. `sft` and `edits` need the `benchmark` extra.
 """
 
 from __future__ import annotations
@@ -57,6 +57,12 @@ def _routeguard() -> dict[str, Any]:
     return routing_cost()
 
 
+def _edits() -> dict[str, Any]:
+    from benchmarks.edits import edits
+
+    return edits()
+
+
 BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "step": _step,
     "video": _video,
@@ -64,6 +70,7 @@ BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "verdicts": _verdicts,
     "sft": _sft,
     "routeguard": _routeguard,
+    "edits": _edits,
 }
 
 

@@ -2,7 +2,8 @@
 
 Hooks connect a model without the data knowing it: `transform(sample, policy, train)` runs in the worker, `collate`
 makes a batch, and `group` sees the batches of one step together where gradients are accumulated. Without them a batch
-is a list of (sample, policy) pairs. `stage` parts an epoch: samples of a lower stage come first.
+is a list of (sample, policy) pairs. Where training augments, `transform` gets an `augment` too. `stage` parts an epoch:
+samples of a lower stage come first.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from datamodules.loading import load_corpus
 from datamodules.sampling import BalancedSampler, ProcessBatches, StepLoader, process
 from datamodules.schema import SPLITS, DataError, MediaError, Policy, Sample, canonical_json
 from datamodules.taxonomy import DEFAULT_POLICY
+from datamodules.transforms.augment import Augment, augmentation
 from datamodules.transforms.critics import Critic, critic_named, prepared
 
 
@@ -42,7 +44,8 @@ class Failed:
 class SampleDataset(Dataset):
     """Samples with the policy each is judged under. An index may be a pair (index, epoch): training draws per epoch.
 
-    A `critic` says why the verdict under that policy is right, in place of what the sample brings.
+    A `critic` says why the verdict under that policy is right, in place of what the sample brings; `augment_of` says
+    how its media are changed in an epoch.
     """
 
     def __init__(
@@ -51,8 +54,10 @@ class SampleDataset(Dataset):
         policy_of: Callable[[Sample, int], Policy],
         transform: Callable,
         critic: Critic | None = None,
+        augment_of: Callable[[Sample, int], Augment] | None = None,
     ):
         self.samples, self.policy_of, self.transform, self.critic = samples, policy_of, transform, critic
+        self.augment_of = augment_of
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -63,13 +68,14 @@ class SampleDataset(Dataset):
         policy = self.policy_of(sample, epoch)
         if self.critic is not None:
             sample = sample.replace(critique=self.critic(sample, policy))
+        more = {} if self.augment_of is None else {"augment": self.augment_of(sample, epoch)}
         try:
-            return self.transform(sample, policy)
+            return self.transform(sample, policy, **more)
         except MediaError as e:
             return Failed(sample.id, str(e))
 
 
-def pairs(sample: Sample, policy: Policy, train: bool) -> tuple[Sample, Policy]:
+def pairs(sample: Sample, policy: Policy, train: bool, augment: Augment | None = None) -> tuple[Sample, Policy]:
     """The transform of a DataModule that no model is attached to."""
     return sample, policy
 
@@ -98,6 +104,7 @@ class GuardDataModule(L.LightningDataModule):
         bucket: training batches of similar length, for text alone.
         held_out: for guardzoo, the sources that are for test alone; None: `guardzoo.HELD_OUT`.
         critic: who explains training rows: own (their own critiques), annotations, endpoint or none.
+        augment: how training changes media at random: shift (sounds, by up to a quarter of their length) or None.
         endpoint: settings of the endpoint that critiques come from (`transforms.endpoint.EndpointSettings`).
     """
 
@@ -127,6 +134,7 @@ class GuardDataModule(L.LightningDataModule):
         held_out: Sequence[str] | None = None,
         critic: str = "own",
         endpoint: Mapping[str, Any] | None = None,
+        augment: str | None = None,
     ):
         super().__init__()
         self.source, self.path, self.data_dir = source, path, data_dir
@@ -138,6 +146,7 @@ class GuardDataModule(L.LightningDataModule):
         self.licences, self.max_rows, self.corpus_seed = licences, max_rows, corpus_seed
         self.bucket, self.held_out = bucket, held_out
         self.critic = critic_named(critic, endpoint)
+        self.augment_of = augmentation(augment, seed, self.modalities)
         self.critiques: dict[str, Any] | None = None  # how many training rows the critic explains
         if bucket and source != "manifest" and self.modalities != ("text",):
             raise DataError(f"bucket=true is for text alone: set modalities=[text] for source {source!r}")
@@ -237,7 +246,8 @@ class GuardDataModule(L.LightningDataModule):
         """
         policy_of = self.train_policy if train else self.fixed_policy
         transform = functools.partial(self.transform, train=train)
-        dataset = SampleDataset(samples, policy_of, transform, self.critic if train else None)
+        critic, augment_of = (self.critic, self.augment_of) if train else (None, None)
+        dataset = SampleDataset(samples, policy_of, transform, critic, augment_of)
         order: Sampler = SequentialSampler(dataset)
         if train:
             stages = None if self.stage is None else [self.stage(s) for s in samples]

@@ -335,14 +335,19 @@ def test_a_changed_input_goes_past_the_cache_both_ways(tmp_path, monkeypatch):
     size = len(cache)
     kinds = []
 
-    def augment(kind, raw):
-        kinds.append(kind)
-        return torch.zeros_like(raw)
+    class Blank:
+        kinds = frozenset(("image", "sound"))
 
-    batch = backbone.collate([backbone.prepare(s, POLICY, augment=augment) for s in rows])
+        def __call__(self, kind, raw):
+            kinds.append((kind, raw.ndim))
+            return torch.zeros_like(raw)
+
+    batch = backbone.collate([backbone.prepare(s, POLICY, augment=Blank()) for s in rows])
     sources = [s for kind in ("image", "sound") for s in batch.prompt.sources[kind]]
-    assert sorted(kinds) == ["image"] * 6 + ["sound"] * 2 and len(sources) == 8
-    assert all(s.key is None and not s.ready and not s.value.any() for s in sources)
+    assert sorted(kinds) == [("image", 3)] * 6 + [("sound", 1)] * 2 and len(sources) == 8  # waveforms, not mel frames
+    silence = float(backbone.encoders["sound"].load(torch.zeros(16_000))[0, 0])
+    assert all(s.key is None and not s.ready for s in sources)
+    assert all(bool((s.value == (silence if s.kind == "sound" else 0.0)).all()) for s in sources)
     with torch.no_grad():
         changed = backbone.encode(batch)
     cache.flush()

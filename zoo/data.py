@@ -6,18 +6,23 @@
 `python -m zoo.data sources` lists the public data sets with their licences.
 `python -m zoo.data guardzoo data_dir=DIR [licences=permissive] [seed=0] [max_rows=N] [json=FILE]` prints GuardZoo's
 sources × categories, and what was left out; `json` writes the same counts to a file.
+`python -m zoo.data thud in=DIR out=DIR [edits=shift,mute,swap] [deltas=-2,2] [seed=0] [band=LOW,HIGH] [split=test]`
+changes the sound of MP4 and WebM clips and leaves their pictures as they are; `out` gets the clips and a manifest.
 """
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from datamodules.assets import ASSETS, resolve
 from datamodules.guardzoo import load_guardzoo
 from datamodules.schema import SPLITS, DataError, near
 from datamodules.sources.fetching import RAW, rebuild
 from datamodules.sources.registry import GUARDZOO, SOURCES
+from datamodules.transforms.edit_files import ERRORS, MANIFEST, Settings, edit_folder
 from zoo import cli
 from zoo.config import compose, plain, split_arguments
 from zoo.core.run import write_json
@@ -25,8 +30,9 @@ from zoo.core.source_table import source_tables
 from zoo.core.tables import markdown_table
 from zoo.fit import build_data
 
-VERBS = ("fetch", "count", "sources", "guardzoo")
+VERBS = ("fetch", "count", "sources", "guardzoo", "thud")
 GUARDZOO_KEYS = ("data_dir", "licences", "seed", "max_rows", "json")
+THUD_KEYS = ("in", "out", "edits", "deltas", "seed", "band", "split")
 PACKS = {"guardzoo": [source.module for source in GUARDZOO.values()]}
 
 
@@ -97,6 +103,44 @@ def guardzoo(arguments: list[str]) -> None:
     print(source_tables(report))
 
 
+def thud(arguments: list[str]) -> int:
+    given = split_arguments(arguments)
+    for key in given:
+        if key not in THUD_KEYS:
+            raise DataError(f"thud has no key {key!r}{near(key, THUD_KEYS)}")
+    for key, what in (("in", "the clips"), ("out", "a new folder for the edited ones")):
+        if not given.get(key):
+            raise DataError(f"thud needs {key}=FOLDER: {what}")
+    settings: dict[str, Any] = {"split": given["split"]} if "split" in given else {}
+    if "edits" in given:
+        settings["edits"] = tuple(given["edits"].split(","))
+    if "deltas" in given:
+        settings["deltas"] = _decimals("deltas", given["deltas"])
+    if "band" in given:
+        settings["band"] = _decimals("band", given["band"])
+        if len(settings["band"]) != 2:
+            raise DataError(f"band={given['band']}: expected two numbers, such as 0.3,0.6")
+    if "seed" in given:
+        settings["seed"] = _number("seed", given["seed"])
+    report = edit_folder(given["in"], given["out"], Settings(**settings))
+    kinds = Counter(s.meta["edit"] for s in report.samples)
+    print(markdown_table(["edit", "clips"], [[kind, n] for kind, n in sorted(kinds.items())]))
+    print(Path(given["out"]) / MANIFEST, file=sys.stderr)
+    if report.errors:
+        where = Path(given["out"]) / ERRORS
+        print(
+            f"{len(report.errors)} could not be edited, e.g. {report.errors[0]['error']}; all: {where}", file=sys.stderr
+        )
+    return 1 if report.errors else 0
+
+
+def _decimals(key: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise DataError(f"{key}={text}: expected numbers with commas between them") from None
+
+
 def _number(key: str, text: str) -> int:
     try:
         return int(text)
@@ -114,6 +158,8 @@ def main(arguments: list[str]) -> int:
         sources()
     elif verb == "guardzoo":
         guardzoo(arguments[1:])
+    elif verb == "thud":
+        return thud(arguments[1:])
     else:
         raise DataError(f"unknown verb {verb!r}{near(verb, VERBS)}")
     return 0

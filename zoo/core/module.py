@@ -13,6 +13,7 @@ from torch import Tensor
 from datamodules.base import Failed
 from datamodules.sampling import process
 from datamodules.schema import DataError, Policy, Sample
+from datamodules.transforms.augment import Augment
 from zoo.core import launch
 from zoo.core.backbones.base import Scores
 from zoo.core.guard import Guard
@@ -163,8 +164,8 @@ class GuardModule(L.LightningModule):
             out |= dict.fromkeys(self.guard.order.critique(flagged, []).suffix)
         return list(out | templates)
 
-    def prepare(self, sample: Sample, policy: Policy, train: bool) -> Example:
-        """Runs in the worker."""
+    def prepare(self, sample: Sample, policy: Policy, train: bool, augment: Augment | None = None) -> Example:
+        """Runs in the worker. `augment` changes the sample's media."""
         if train:
             queries, options, kinds = training_queries(
                 sample, policy, self.critique, self.max_categories, self.guard.order, self.loss_weights.lines > 0
@@ -174,7 +175,8 @@ class GuardModule(L.LightningModule):
         else:
             policy = self.guard.asked_of(policy)
             queries, options, kinds = policy_queries(policy), [], []
-        return Example(self.guard.backbone.prepare(sample, policy, queries), options, kinds, sample, policy)
+        prepared = self.guard.backbone.prepare(sample, policy, queries, augment)
+        return Example(prepared, options, kinds, sample, policy)
 
     def collate(self, rows: list[Example | Failed]) -> GuardBatch:
         good = [r for r in rows if isinstance(r, Example)]

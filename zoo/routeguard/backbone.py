@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.schema import DataError, MediaError, Policy, PolicyEntry, Sample
+from datamodules.transforms.augment import Augment
 from zoo.core.backbones import branches as br
 from zoo.core.backbones.adapters import AdapterBank
 from zoo.core.backbones.base import Backbone, Scores
@@ -200,10 +201,12 @@ class RoutedBackbone(Backbone):
         """What the prompt shows: `shown` wherever the model's policy has the entries of `policy`."""
         return self.shown if set(policy.entries) <= set(self.policy.entries) else policy
 
-    def prepare(self, sample: Sample, policy: Policy, queries: Sequence[Query] = ()) -> RoutedRow:
+    def prepare(
+        self, sample: Sample, policy: Policy, queries: Sequence[Query] = (), augment: Augment | None = None
+    ) -> RoutedRow:
         """The prompt; the branches are laid out when it is known who is asked. `queries` are those of `policy`."""
         shown = self.prompt_policy(policy)
-        prompt = self.base.prepare(sample, shown)
+        prompt = self.base.prepare(sample, shown, augment=augment)
         self._check_room(sample.id, len(prompt.prompt), shown)
         guests = {}
         for name, guard in self.guests.items():

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from datamodules.base import Failed
 from datamodules.schema import Policy, Sample
+from datamodules.transforms.augment import Augment
 from zoo.core.losses import asked, collate_targets, loss_sums, named_means, weighted_mean
 from zoo.core.module import Example, GuardBatch, GuardModule
 from zoo.core.optim import build_optimizer
@@ -62,15 +63,15 @@ class RouteGuardModule(GuardModule):
         settings = {k: self.hparams[k] for k in ("lr", "weight_decay", "betas", "warmup")}
         return build_optimizer(self.guard, **settings, steps=steps, cycles=len(self.readers) if self.sequential else 1)
 
-    def prepare(self, sample: Sample, policy: Policy, train: bool) -> Example:
+    def prepare(self, sample: Sample, policy: Policy, train: bool, augment: Augment | None = None) -> Example:
         """A training row is read under the guard's whole policy, whatever part of it its reader answers for."""
         if not train:
-            return super().prepare(sample, policy, train)
+            return super().prepare(sample, policy, train, augment)
         reader, whole = self.routed.reader(reader_of(sample)), self.guard.policy
         queries, options, kinds = reader_queries(sample, reader, whole, self.max_categories, self.seed)
         if not queries:  # read all the same, as by `GuardModule`
             queries, options, kinds = [verdict_query(whole)], [-1], [-1]
-        prepared = self.routed.base.prepare(sample, whole, queries)
+        prepared = self.routed.base.prepare(sample, whole, queries, augment)
         routes = route_targets(sample, self.routed.experts.values(), whole)
         adapter = self.routed.bank.index(MONOLITH if self.sequential else reader.name)
         return Example(Lesson(prepared, adapter, routes), options, kinds, sample, whole)

@@ -13,6 +13,7 @@ from torchmetrics.functional.classification import multilabel_average_precision,
 from datamodules import media
 from datamodules.base import Failed
 from datamodules.schema import Policy, Sample
+from datamodules.transforms.augment import Augment
 from zoo.core.encoders.audio import HOP, RATE
 from zoo.core.optim import build_optimizer
 from zoo.soundtagger.model import SoundTagger, augment_mel, tagging_loss
@@ -73,16 +74,23 @@ class SoundTaggerModule(L.LightningModule):
         if getattr(self.trainer, "datamodule", None) is not None:
             self.attach(self.trainer.datamodule)
 
-    def prepare(self, sample: Sample, policy: Policy, train: bool) -> tuple[Tensor, Tensor]:
+    def prepare(
+        self, sample: Sample, policy: Policy, train: bool, augment: Augment | None = None
+    ) -> tuple[Tensor, Tensor]:
         path = next(p.path for p in sample.media if p.type in ("audio", "video"))  # a photo may come first
-        if path not in self._mels:  # decoded once: the corpus is small and the augmentation works on the mel frames
+        mel = self._mels.get(path) if augment is None else None
+        if mel is None:
             wave = media.read_audio(path, rate=RATE)[: int(SECONDS * RATE)]
+            if augment is not None:
+                wave = augment("sound", wave)
             wave = torch.nn.functional.pad(wave, (0, int(SECONDS * RATE) - len(wave)))
             with torch.no_grad():
-                self._mels[path] = self.tagger.mel(wave)[: int(SECONDS * RATE / HOP)]
+                mel = self.tagger.mel(wave)[: int(SECONDS * RATE / HOP)]
+        if augment is None:  # decoded once: the corpus is small, and `augment_mel` works on the mel frames
+            self._mels[path] = mel
         known = sound_labels(sample)
         labels = torch.tensor([{"yes": 1, "no": 0}.get(known.get(name, ""), -1) for name in self.tagger.labels])
-        return self._mels[path], labels
+        return mel, labels
 
     def collate(self, rows: list[Any]) -> SoundBatch:
         good = [r for r in rows if not isinstance(r, Failed)]

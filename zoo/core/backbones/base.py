@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from datamodules.schema import DataError, MediaError, Policy, Sample
+from datamodules.transforms.augment import Augment
 from zoo.core.cache import FeatureCache
 from zoo.core.query import Query
 
@@ -70,10 +71,13 @@ class Backbone(nn.Module, ABC):
     needs_policy: bool = False
 
     @abstractmethod
-    def prepare(self, sample: Sample, policy: Policy | None, queries: Sequence[Query] = ()) -> Any:
+    def prepare(
+        self, sample: Sample, policy: Policy | None, queries: Sequence[Query] = (), augment: Augment | None = None
+    ) -> Any:
         """One sample as tensors, with its query branches. Runs in a worker; raises `MediaError` for a bad file.
 
-        Without a policy the prompt is the conversation alone (see `render`).
+        Without a policy the prompt is the conversation alone (see `render`). What `augment` changes is read from the
+        file, whatever the cache holds.
         """
 
     @abstractmethod

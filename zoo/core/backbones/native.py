@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from datamodules.schema import Policy, Sample
+from datamodules.transforms.augment import Augment
 from zoo.core.backbones import branches as br
 from zoo.core.backbones import omni_source, passes
 from zoo.core.backbones.base import Backbone, ExportParts, Scores
@@ -166,7 +167,9 @@ class NativeBackbone(Backbone):
 
     # ------------------------------------------------------------------------------------------- reading (worker)
 
-    def prepare(self, sample: Sample, policy: Policy | None, queries: Sequence[Query] = ()) -> Prepared:
+    def prepare(
+        self, sample: Sample, policy: Policy | None, queries: Sequence[Query] = (), augment: Augment | None = None
+    ) -> Prepared:
         self.check([sample])
         prompt, inputs = Prompt(self.codes), Inputs()
         pieces = render(sample, policy)
@@ -175,7 +178,7 @@ class NativeBackbone(Backbone):
         contents = iter(texts)
         for piece in pieces:
             if isinstance(piece, Media):
-                self.media.add(piece.part, prompt, inputs)
+                self.media.add(piece.part, prompt, inputs, augment)
                 continue
             if isinstance(piece, Turn):
                 sources = [self.reader.turn(piece)]

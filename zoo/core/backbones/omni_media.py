@@ -14,6 +14,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from datamodules import media
 from datamodules.media_files import error
 from datamodules.schema import Part
+from datamodules.transforms.augment import Augment
 from zoo.core.backbones.omni_layout import Grid, Prompt, audio_tokens
 from zoo.core.backbones.omni_source import Processors
 from zoo.core.backbones.sources import ReadLimits
@@ -53,11 +54,12 @@ class MediaReader:
         }
         return frozenset(kind for kind, there in has.items() if there is not None)
 
-    def add(self, part: Part, prompt: Prompt, inputs: Inputs) -> None:
-        """Raises `MediaError` for a file that cannot be read."""
-        {"image": self._image, "audio": self._audio, "video": self._video}[part.type](part, prompt, inputs)
+    def add(self, part: Part, prompt: Prompt, inputs: Inputs, augment: Augment | None = None) -> None:
+        """Raises `MediaError` for a file that cannot be read. `augment` changes sounds; pictures stay."""
+        read = {"image": self._image, "audio": self._audio, "video": self._video}[part.type]
+        read(part, prompt, inputs, augment)
 
-    def _image(self, part: Part, prompt: Prompt, inputs: Inputs) -> None:
+    def _image(self, part: Part, prompt: Prompt, inputs: Inputs, augment: Augment | None) -> None:
         picture = media.read_image(part.path, self.limits.media)
         processor = self.processors.image
         try:
@@ -67,18 +69,18 @@ class MediaReader:
             raise error(part.path, str(e)) from e
         prompt.add_image(self._keep(inputs, out["pixel_values"], out["image_grid_thw"]))
 
-    def _audio(self, part: Part, prompt: Prompt, inputs: Inputs) -> None:
+    def _audio(self, part: Part, prompt: Prompt, inputs: Inputs, augment: Augment | None) -> None:
         rate = self.processors.sound.sampling_rate
-        prompt.add_audio(self._hear(media.read_audio(part.path, rate, self.limits.media), inputs))
+        prompt.add_audio(self._hear(media.read_audio(part.path, rate, self.limits.media), inputs, augment))
 
-    def _video(self, part: Part, prompt: Prompt, inputs: Inputs) -> None:
+    def _video(self, part: Part, prompt: Prompt, inputs: Inputs, augment: Augment | None) -> None:
         """Frames and track in chunks of time; one of them alone where the part asks for it, nothing where for none."""
         limits, sound = self.limits, self.processors.sound
         rate = {"rate": sound.sampling_rate} if part.sound else {}
         clip = media.read_video(
             part.path, limits.fps, limits.frames, limits.media, frames=part.frames, sound=part.sound, **rate
         )
-        heard = None if clip.sound is None else self._hear(clip.sound, inputs)
+        heard = None if clip.sound is None else self._hear(clip.sound, inputs, augment)
         if not clip.frames:
             if heard is not None:
                 prompt.add_audio(heard)
@@ -113,11 +115,13 @@ class MediaReader:
         inputs.grids.append(tuple(grids[0].tolist()))
         return inputs.grids[-1]
 
-    def _hear(self, wave: Tensor, inputs: Inputs) -> int:
+    def _hear(self, wave: Tensor, inputs: Inputs, augment: Augment | None) -> int:
         """Adds mel frames of a sound [samples]; returns its tokens.
 
         The extractor pads to 30 s or 300 s; all that the mel frames of the sound itself can see is one window more.
         """
+        if augment is not None:
+            wave = augment("sound", wave)
         extractor = self.processors.sound
         least = int(SHORTEST * extractor.sampling_rate)
         samples = np.pad(wave.numpy(), (0, max(0, least - len(wave))))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from datamodules.schema import MediaError, Part, Policy, Sample
+from datamodules.transforms.augment import Augment
 from zoo.core.backbones import branches as br
 from zoo.core.backbones import passes
 from zoo.core.backbones.base import Backbone, ExportParts, Scores
@@ -26,7 +27,7 @@ from zoo.core.backbones.generation import Past, greedy
 from zoo.core.backbones.packing import Packing, pack, packed_pass
 from zoo.core.backbones.prefix import can_share, common_prefix
 from zoo.core.backbones.readers import EncodedReader, Reader, plain_ids
-from zoo.core.backbones.sources import Augment, ReadLimits, SourceMaker
+from zoo.core.backbones.sources import ReadLimits, SourceMaker
 from zoo.core.backbones.tokens import IDS, Row, Source, Tokens, collate_tokens
 from zoo.core.backbones.warming import fill
 from zoo.core.cache import FeatureCache

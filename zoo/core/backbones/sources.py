@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from datamodules import media
 from datamodules.schema import Part
+from datamodules.transforms.augment import Augment
 from zoo.core.backbones.tokens import Source
 from zoo.core.cache import FeatureCache, feature_key
 
-Augment = Callable[[str, Tensor], Tensor]
 MEMO = 8192  # phrases kept in memory where there is no cache on disk
 
 
@@ -45,12 +46,19 @@ class SourceMaker:
             features = self._memo.get(key)
         return None if features is None else Source(kind, features, len(features), True, time, key)
 
-    def _raw(
-        self, kind: str, raw: Tensor, key: str | None, time: float = 0.0, augment: Augment | None = None
-    ) -> Source:
-        if augment is not None:
-            raw, key = augment(kind, raw), None
+    def _raw(self, kind: str, raw: Tensor, key: str | None, time: float = 0.0) -> Source:
         return Source(kind, raw, self.encoders[kind].num_tokens(raw), False, time, key)
+
+    def _picture(self, picture: Image.Image, key: str, augment: Augment | None, time: float = 0.0) -> Source:
+        raw = self.encoders["image"].load(picture)
+        if augment is not None:
+            raw = augment("image", raw)
+        return self._raw("image", raw, key if augment is None else None, time)
+
+    def _sound(self, wave: Tensor, key: str, augment: Augment | None, time: float = 0.0) -> Source:
+        if augment is not None:
+            wave = augment("sound", wave)
+        return self._raw("sound", self.encoders["sound"].load(wave), key if augment is None else None, time)
 
     def text(self, kind: str, ids: Tensor) -> Source:
         """`kind` is phrase or passage; `ids` [n] are word pieces."""
@@ -62,44 +70,49 @@ class SourceMaker:
     def media(self, part: Part, augment: Augment | None = None) -> list[tuple[Source, str]]:
         """Sources with their types; several are to be interleaved by time. Raises `MediaError`."""
         read = {"image": self._image, "audio": self._audio, "video": self._video}[part.type]
-        return read(part, media.content_hash(part.path), augment)
+        changes = {k: augment if augment is not None and k in augment.kinds else None for k in ("image", "sound")}
+        return read(part, media.content_hash(part.path), changes)
 
-    def _image(self, part: Part, content: str, augment: Augment | None) -> list[tuple[Source, str]]:
+    def _image(self, part: Part, content: str, changes: dict[str, Augment | None]) -> list[tuple[Source, str]]:
         key = self._key(content, "image")
-        source = None if augment is not None else self._cached("image", key)
+        source = self._cached("image", key) if changes["image"] is None else None
         if source is None:
-            raw = self.encoders["image"].load(media.read_image(part.path, self.limits.media))
-            source = self._raw("image", raw, key, augment=augment)
+            source = self._picture(media.read_image(part.path, self.limits.media), key, changes["image"])
         return [(source, "image")]
 
-    def _audio(self, part: Part, content: str, augment: Augment | None) -> list[tuple[Source, str]]:
+    def _audio(self, part: Part, content: str, changes: dict[str, Augment | None]) -> list[tuple[Source, str]]:
         key = self._key(content, "sound")
-        source = None if augment is not None else self._cached("sound", key)
+        source = self._cached("sound", key) if changes["sound"] is None else None
         if source is None:
-            raw = self.encoders["sound"].load(media.read_audio(part.path, limits=self.limits.media))
-            source = self._raw("sound", raw, key, augment=augment)
+            source = self._sound(media.read_audio(part.path, limits=self.limits.media), key, changes["sound"])
         return [(source, "sound")]
 
-    def _video(self, part: Part, content: str, augment: Augment | None) -> list[tuple[Source, str]]:
-        """Frames, then the track. The cached `index` [1 + frames, 1] holds their times: no need to open the file."""
+    def _video(self, part: Part, content: str, changes: dict[str, Augment | None]) -> list[tuple[Source, str]]:
+        """Frames, then the track. The cached `index` [1 + frames, 1] holds their times: no need to open the file.
+
+        Where only the sound is changed, the frames still come from the cache.
+        """
         setting = f"{content}/{self.limits.fps}/{self.limits.frames}"
         index_key = self._key(f"{setting}/index", "image")
         wanted = {"frame": part.frames, "track": part.sound}
-        out = self._cached_video(setting, index_key, wanted) if self.cache is not None and augment is None else None
-        if out is None:
-            limits = self.limits
-            clip = media.read_video(part.path, fps=limits.fps, max_frames=limits.frames, limits=limits.media)
-            out = []
-            for n, (frame, time) in enumerate(zip(clip.frames, clip.times)):
-                raw = self.encoders["image"].load(frame)
-                out.append((self._raw("image", raw, self._key(f"{setting}/{n}", "image"), time, augment), "frame"))
-            if clip.sound is not None:
-                raw = self.encoders["sound"].load(clip.sound)
-                key = self._key(f"{setting}/track", "sound")
-                out.append((self._raw("sound", raw, key, clip.sound_start, augment), "track"))
-            if self.cache is not None and augment is None:
-                start = clip.sound_start if clip.sound is not None else math.nan
-                self.cache.put(index_key, torch.tensor([[start], *([t] for t in clip.times)], dtype=torch.float32))
+        changed = changes["sound"] is not None and wanted["track"]
+        cached = None
+        if self.cache is not None and changes["image"] is None:
+            cached = self._cached_video(setting, index_key, wanted | {"track": wanted["track"] and not changed})
+            if cached is not None and not changed:
+                return cached
+        limits, frames = self.limits, cached is None
+        clip = media.read_video(part.path, limits.fps, limits.frames, limits.media, frames=frames)
+        out = cached or []
+        for n, (frame, time) in enumerate(zip(clip.frames, clip.times)):
+            key = self._key(f"{setting}/{n}", "image")
+            out.append((self._picture(frame, key, changes["image"], time), "frame"))
+        if clip.sound is not None:
+            key = self._key(f"{setting}/track", "sound")
+            out.append((self._sound(clip.sound, key, changes["sound"], clip.sound_start), "track"))
+        if self.cache is not None and not any(changes.values()):
+            start = clip.sound_start if clip.sound is not None else math.nan
+            self.cache.put(index_key, torch.tensor([[start], *([t] for t in clip.times)], dtype=torch.float32))
         return [(source, type) for source, type in out if wanted[type]]
 
     def _cached_video(self, setting: str, index_key: str, wanted: dict[str, bool]) -> list[tuple[Source, str]] | None:
