@@ -6,10 +6,20 @@ from collections import Counter
 from typing import Any
 
 from datamodules.base import GuardDataModule
+from zoo.config import compose, plain
 from zoo.core.backbones import modalities_of
 from zoo.core.backbones.omni_source import HUB
 from zoo.core.tables import fmt, markdown_table
 
+PLACES = (
+    "runs=",
+    "data_dir=",
+    "data.data_dir=",
+    "data.path=",
+    "data.source=",
+    "data.policy=",
+    "resume",
+)  # of a machine
 # Sources whose licence asks for attribution.
 CREDITS = {
     "esc50": "ESC-10, part of ESC-50: K. J. Piczak, ESC: Dataset for Environmental Sound Classification, 2015 "
@@ -27,8 +37,37 @@ def _data_lines(data: GuardDataModule) -> str:
     return markdown_table(["source", "training samples", "licence"], rows)
 
 
-def _takes(backbone: str) -> str:
-    return "text" if len(modalities_of(backbone)) == 1 else "text, pictures, sound and video"
+def _command(config: dict[str, Any]) -> str:
+    """The command of a run: its recipe, the groups that it chose, and each setting that is not the recipe's own."""
+    own = plain(compose([f"recipe={config['recipe']}"]))
+    words = [f"recipe={config['recipe']}", f"data={config['data']['source']}"]
+    words += _changed(own, config)
+    return "python -m zoo.fit " + " ".join(w for w in words if not w.startswith(PLACES))
+
+
+def _changed(own: dict[str, Any], now: dict[str, Any], at: str = "") -> list[str]:
+    out = []
+    for key, value in now.items():
+        if isinstance(value, dict) and isinstance(own.get(key), dict):
+            out += _changed(own[key], value, f"{at}{key}.")
+        elif key not in own or own[key] != value:
+            out.append(f"{at}{key}={value}".replace(" ", ""))
+    return out
+
+
+def _takes(config: dict[str, Any]) -> str:
+    """What a guard can be asked about: what its backbone takes and its training showed it."""
+    words = config["data"]["modalities"] == ["text"] or len(modalities_of(config["backbone"]["name"])) == 1
+    return "text" if words else "text, pictures, sound and video"
+
+
+def _shown(config: dict[str, Any]) -> str:
+    return "rendered scenes and short English texts" if config["data"]["source"] == "sample" else "the sources above"
+
+
+def _unseen(config: dict[str, Any]) -> str:
+    media = "real photographs, recordings or " if config["data"]["source"] == "sample" else ""
+    return f"{media}other languages"
 
 
 def guard_card(config: dict[str, Any], metrics: dict[str, Any], data: GuardDataModule) -> str:
@@ -41,10 +80,11 @@ def guard_card(config: dict[str, Any], metrics: dict[str, Any], data: GuardDataM
     terms = f"The licence of {base.repo} holds for these weights, too: {base.licence}.\n\n" if base else ""
     return f"""# {config["recipe"]}
 
-A guard for {_takes(config["backbone"]["name"])} under a policy given at run time (method `{config["method"]}`, backbone
-`{config["backbone"]["name"]}`). Trained by `python -m zoo.fit recipe={config["recipe"]}` with
-`data={config["data"]["source"]}`, seed {config["seed"]}. Fitted on validation: threshold {metrics["threshold"]:.3f},
-temperature {metrics["temperature"]:.3f}.
+A guard for {_takes(config)} under a policy given at run time (method `{config["method"]}`, backbone
+`{config["backbone"]["name"]}`), seed {config["seed"]}. Fitted on validation: threshold {metrics["threshold"]:.3f},
+temperature {metrics["temperature"]:.3f}. Trained by
+
+    {_command(config)}
 
 {terms}## Test split
 
@@ -58,10 +98,9 @@ Expected calibration error {fmt(metrics["ece"])}. Data hash `{metrics["data_hash
 
 ## Limits
 
-It knows what its training data shows: rendered scenes and short English texts. It is no judge of real photographs,
-recordings or other languages until it has been trained on them, and a policy far from its training entries is answered
-by the likeness of words. Text over {config["backbone"]["limits"]["text_tokens"]} tokens is cut in the middle, and the
-verdict says so.
+It knows what its training data shows: {_shown(config)}. It is no judge of {_unseen(config)}
+until it has been trained on them, and a policy far from its training entries is answered by the likeness of words. Text
+over {config["backbone"]["limits"]["text_tokens"]} tokens is cut in the middle, and the verdict says so.
 """
 
 
