@@ -15,7 +15,7 @@ from zoo.config import compose, plain
 from zoo.core import launch, processes
 from zoo.core.cache import FeatureCache
 from zoo.core.guard import Guard
-from zoo.core.losses import LossWeights, asked, guard_loss, loss_sums, weighted_mean
+from zoo.core.losses import PARTS, LossWeights, asked, guard_loss, loss_sums, weighted_mean
 from zoo.core.module import GuardModule
 from zoo.core.warm import owner, warm
 from zoo.fit import plan_of
@@ -310,7 +310,7 @@ def test_the_losses_of_parts_add_up(sizes):
         assert abs(means - expected) > 1e-4  # what averaging the parts' own losses would have given
 
 
-@pytest.mark.parametrize("kind", ["encoded", "tokens"])
+@pytest.mark.parametrize("kind", ["encoded", "adapted", "tokens"])
 @pytest.mark.parametrize("rows", ["text", "unlabelled", "none"])
 def test_every_parameter_takes_part(kind, rows):
     """Text alone, rows without a label, and no row at all: no process waits for a gradient that never comes."""
@@ -319,7 +319,7 @@ def test_every_parameter_takes_part(kind, rows):
     batch = module.collate([module.prepare(s, POLICY, train=True) for s in samples])
     targets = batch.targets if batch.samples else module.idle.targets
     sums = loss_sums(module.scores(batch), targets)
-    weighted_mean(sums, torch.ones(3), LossWeights()).backward()
+    weighted_mean(sums, torch.ones(len(PARTS)), LossWeights()).backward()
     missing = [n for n, p in module.named_parameters() if p.requires_grad and p.grad is None]
     assert not missing
     moved = sum(p.grad.abs().sum().item() for p in module.parameters() if p.requires_grad)
