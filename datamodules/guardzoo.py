@@ -81,8 +81,8 @@ def _load(data_dir: Path, seed: int, licences: str, held_out: Sequence[str], max
     read: dict[str, int] = {}
     samples: list[Sample] = []
     for name in sorted(GUARDZOO, key=lambda name: _rank(name, held_out)):
-        rows = GUARDZOO[name].module.load(data_dir)
-        read[name] = len(rows)
+        rows = GUARDZOO[name].load(data_dir, dropped[name])
+        read[name] = len(rows) + sum(dropped[name].values())
         samples += _limited(_labelled(name, rows, dropped[name]), GUARDZOO[name].limit, seed, "limit", dropped[name])
     unique_ids(samples)
     links = link(samples)

@@ -76,6 +76,20 @@ def assert_accounted(report) -> None:
     assert t["read"] == t["rows"] + t["dropped"]
 
 
+def test_what_a_source_itself_leaves_out_is_counted(registry, tmp_path):
+    def load(data_dir, dropped):
+        dropped["for evaluation only"] += 3
+        return [row("one", n, " ".join(words("out", n))) for n in range(4)]
+
+    whole = source([])
+    whole.module.load = load
+    registry(one=ZooSource(whole.module, leaves_out=True))
+    report = load_guardzoo(tmp_path, held_out=[]).report
+    assert_accounted(report)
+    one = report["sources"]["one"]
+    assert (one["read"], one["rows"], one["dropped"]) == (7, 4, {"for evaluation only": 3})
+
+
 @pytest.fixture
 def noisy(registry):
     """Five sources of texts of which many are copies, near-copies and half-copies of each other's."""

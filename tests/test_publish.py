@@ -11,7 +11,9 @@ from helpers import random_backbone
 from datamodules.schema import DataError, Policy, PolicyEntry, Sample
 from zoo import publish as command
 from zoo import registry
+from zoo.config import compose, plain
 from zoo.core import weights
+from zoo.core.cards import _command
 from zoo.core.guard import Calibration, Guard
 from zoo.publish import publish
 from zoo.registry import list_models, load, save
@@ -182,3 +184,13 @@ def test_commands(shelf, run, capsys):
         run_test(["recipe=omniguard"])
     with pytest.raises(DataError, match=r"calibrate=maybe: expected true or false"):
         run_test(["recipe=omniguard", "model=toy", "calibrate=maybe"])
+
+
+def test_a_card_names_the_command_and_no_place(tmp_path):
+    """What differs from the recipe is said, once; where a machine keeps its files is not."""
+    places = [f"runs={tmp_path}", f"data_dir={tmp_path}"]
+    changed = ["data.licences=permissive", "trainer.max_epochs=1"]
+    config = plain(compose(["recipe=thinkguard", *changed, *places]))
+    assert _command(config) == "python -m zoo.fit recipe=thinkguard data=guardzoo " + " ".join(changed)
+    again = plain(compose([w for w in _command(config).split()[3:] if "=" in w] + places))
+    assert again == config

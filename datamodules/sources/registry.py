@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
+from datamodules.schema import Sample
 from datamodules.sources import (
     aart,
     advbench,
@@ -106,12 +109,17 @@ class ZooSource:
 
     `narrow`: its labels are about the entries that it annotates and nothing else, so that its rows are judged under a
     policy of these alone; the labels of the others are about safety as a whole. `limit`: as many rows of a large set of
-    one kind as will do.
+    one kind as will do. `leaves_out`: its `load` counts the rows that it may not give.
     """
 
     module: ModuleType
     narrow: bool = False
     limit: int | None = None
+    leaves_out: bool = False
+
+    def load(self, data_dir: Path, dropped: Counter[str]) -> list[Sample]:
+        """The module's samples; rows that it leaves out are counted in `dropped`, by reason."""
+        return self.module.load(data_dir, dropped) if self.leaves_out else self.module.load(data_dir)
 
     @property
     def eval_only(self) -> bool:
@@ -162,7 +170,7 @@ GUARDZOO: dict[str, ZooSource] = {
     "banking77": ZooSource(banking77, limit=1500),
     "gsm8k": ZooSource(gsm8k),
     "rjudge": ZooSource(rjudge),
-    "assebench": ZooSource(assebench),
+    "assebench": ZooSource(assebench, leaves_out=True),
     "agentdojo": ZooSource(agentdojo, narrow=True),
     "mind2web_sc": ZooSource(mind2web_sc, narrow=True),
 }
