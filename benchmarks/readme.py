@@ -74,8 +74,9 @@ def twins() -> str:
 
 def _text_rows(ours: dict[str, Any], theirs: dict[str, Any]) -> list[list[Any]]:
     rows = []
-    for source, base in theirs["by_source"].items():
-        mine = ours["by_source"].get(source)
+    pairs = [("all", ours["by_modality"].get("text"), theirs["by_modality"]["text"])]
+    pairs += [(source, ours["by_source"].get(source), base) for source, base in theirs["by_source"].items()]
+    for source, mine, base in pairs:
         rows.append(
             [
                 source,
