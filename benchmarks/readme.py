@@ -162,7 +162,8 @@ def speed() -> str:
         return ""
     c = m["cached_epoch"]
     rows = [
-        [f"verdict and all categories, against 64 generated tokens, {v['rows']} at a time", f"{v['ratio']:.1f} ×"]
+        [f"{what}, against 64 generated tokens, {v['rows']} at a time", f"{v[key]:.1f} ×"]
+        for what, key in (("the verdict", "ratio_verdict"), ("verdict and all categories", "ratio"))
         for v in m["verdict_first"]
     ]
     rows += [

@@ -1,6 +1,7 @@
 """Speed as ratios within one run: `python -m benchmarks.speed`.
 
-Verdict first: a batch scored (verdict and every category) against the same batch explained with 64 tokens generated.
+Verdict first: a batch scored (the verdict alone, or with every category) against the same batch explained with 64 tokens
+generated.
 Feature cache: the encoding part of an epoch, from files, against reading the cached features.
 """
 
@@ -13,40 +14,47 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.timing import seconds
+from benchmarks.timing import in_turns
 from datamodules.base import GuardDataModule
 from zoo import cli
 from zoo.core.cache import FeatureCache
-from zoo.core.query import critique_query, policy_queries
+from zoo.core.query import critique_query, policy_queries, verdict_query
 from zoo.core.run import write_json
 from zoo.registry import load
 
 RESULT = Path(__file__).parent.parent / "results" / "speed.json"
-TOKENS = 64
+TOKENS, ROUNDS = 64, 9
 
 
 @torch.no_grad()
 def verdict_first(model: str, data: GuardDataModule, count: int) -> dict[str, float]:
-    """Seconds for a batch of samples: prompt and scores, and prompt and 64 generated tokens."""
+    """Seconds for a batch of samples: prompt and verdict, prompt and all scores, and prompt and 64 generated tokens."""
     guard = load(model, cached=True)
     backbone = guard.backbone
     samples = data.samples("test")[:count]
-    rows = [backbone.prepare(s, guard.policy_for(s), policy_queries(guard.policy_for(s))) for s in samples]
+    policies = [guard.policy_for(s) for s in samples]
+    rows = [backbone.prepare(s, p, policy_queries(p)) for s, p in zip(samples, policies)]
     backbone.encode(backbone.collate(rows))  # encodes what the cache lacks, once
     batch = backbone.collate(rows)
+    alone = backbone.collate([backbone.prepare(s, p, [verdict_query(p)]) for s, p in zip(samples, policies)])
     terminator = backbone.reader.terminator
     state = backbone.encode(batch)
-    score = seconds(lambda: backbone.score_batch(batch))
-    only = seconds(lambda: backbone.score(state))
     backbone.reader.terminator = -1  # a token that is never chosen: all 64 are generated, as by a slower talker
     suffixes = [critique_query(True, ["open fire"])] * len(rows)
-    generate = seconds(lambda: backbone.generate(backbone.encode(batch), suffixes, TOKENS))
-    after = seconds(lambda: backbone.generate(state, suffixes, TOKENS))
+
+    def generated() -> None:
+        backbone.generate(backbone.encode(batch), suffixes, TOKENS)
+
+    verdict, meanwhile = in_turns(lambda: backbone.score_batch(alone), generated, ROUNDS)
+    score, generate = in_turns(lambda: backbone.score_batch(batch), generated, ROUNDS)
+    only, after = in_turns(lambda: backbone.score(state), lambda: backbone.generate(state, suffixes, TOKENS), ROUNDS)
     backbone.reader.terminator = terminator
     return {
         "rows": len(rows),
+        "verdict_seconds": verdict,
         "score_seconds": score,
         "generate_seconds": generate,
+        "ratio_verdict": meanwhile / verdict,
         "ratio": generate / score,
         "ratio_after_prompt": after / only,
     }

@@ -268,13 +268,11 @@ class SoftTokenBackbone(Backbone):
                 if not sources and encoder.trains:
                     none = encoder.encode([torch.zeros(0, dtype=torch.long)])[0][:0]
                 features = torch.cat([none, *(s.value.to(device) for s in sources)])  # [n, e + 1]
-                shift = torch.cat([none[:, 0].cpu(), *(torch.full((s.tokens,), s.time) for s in sources)]).to(
-                    device
-                )  # [n]
                 spare = br.round_up(len(features), 64) - len(features)
                 rows = self.projectors[kind](nn.functional.pad(features[:, :-1], (0, 0, 0, spare)))[: len(features)]
                 if kind in ("image", "sound"):
-                    rows = rows + self.time(features[:, -1] + shift)
+                    shift = [0.0] * len(none) + [s.time for s in sources for _ in range(s.tokens)]
+                    rows = rows + self.time(features[:, -1] + torch.tensor(shift, device=device))  # [n, d]
             table.append(rows.to(pad.dtype))
             used += len(rows)
         real = tokens.kind >= 0
