@@ -1,7 +1,7 @@
 """Speed as ratios within one run: `python -m benchmarks.speed`.
 
-Verdict first: a batch scored (the verdict alone, or with every category) against the same batch explained with 64 tokens
-generated.
+Verdict first: a batch scored (the verdict alone, or with every category) against the same batch explained with 64
+generated tokens.
 Feature cache: the encoding part of an epoch, from files, against reading the cached features.
 """
 
