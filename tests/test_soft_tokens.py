@@ -1,6 +1,7 @@
 """Soft tokens: what is cut, where each medium stands and when, and what a token's embedding is made of."""
 
 import itertools
+import pickle
 import random
 
 import numpy as np
@@ -278,6 +279,28 @@ def test_a_batch_moves_as_a_whole():
     tensors = [moved.prompt.kind, moved.suffix.lengths, moved.branches.counts, moved.branches.row]
     tensors += [s.value for v in moved.prompt.sources.values() for s in v]
     assert all(t.device.type == "meta" for t in tensors)
+
+
+@pytest.mark.parametrize("kind", ["encoded", "tokens"])
+def test_a_batch_comes_from_a_worker_as_it_was_in_few_tensors(kind, clip, tmp_path):
+    """Each tensor on that way is a shared file: there must not be one for each phrase. Cached and raw inputs are mixed."""
+    samples = [
+        Sample.of("a fire", image=write_image(tmp_path / "a.png"), audio=write_audio(tmp_path / "a.wav"), id="0"),
+        Sample.of("no", video=clip, audio=write_audio(tmp_path / "b.wav", seconds=0.7), id="1"),
+        Sample.of("a rather long text about nothing", id="2"),
+    ]
+    backbone = random_backbone(kind, cache=FeatureCache(tmp_path / "cache"))
+    backbone.encode(backbone.collate([backbone.prepare(samples[0], POLICY, policy_queries(POLICY))]))
+    batch = backbone.collate([backbone.prepare(s, POLICY, policy_queries(POLICY)) for s in samples])
+    tensors = sum(len(joined.values) for joined in batch.prompt.__getstate__()["sources"].values())
+    assert tensors <= 8 < sum(map(len, batch.prompt.sources.values())), "joined by kind, dtype and shape"
+    there = pickle.loads(pickle.dumps(batch))
+    for kind, sources in batch.prompt.sources.items():
+        for a, b in zip(sources, there.prompt.sources[kind], strict=True):
+            assert (a.kind, a.tokens, a.ready, a.time, a.key) == (b.kind, b.tokens, b.ready, b.time, b.key)
+            assert a.value.dtype == b.value.dtype and torch.equal(a.value, b.value)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.score_batch(there).logp, backbone.score_batch(batch).logp)
 
 
 def test_an_adapted_reader_learns_from_texts_and_takes_part_without(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,6 +47,40 @@ class Row:
 
 
 @dataclass
+class _Joined:
+    """Sources with their values end to end: one tensor for those of one dtype and shape but for the first axis."""
+
+    facts: list[tuple[str, int, bool, float, str | None]]  # kind, tokens, ready, time, key
+    group: list[int]  # of each source
+    sizes: list[int]  # first axis of each source's value
+    values: list[Tensor]  # of each group
+
+    @classmethod
+    def of(cls, sources: Sequence[Source]) -> _Joined:
+        groups: dict[tuple[torch.dtype, torch.Size], int] = {}
+        members: list[list[Tensor]] = []
+        out = cls([], [], [], [])
+        for s in sources:
+            group = groups.setdefault((s.value.dtype, s.value.shape[1:]), len(members))
+            if group == len(members):
+                members.append([])
+            members[group].append(s.value)
+            out.facts.append((s.kind, s.tokens, s.ready, s.time, s.key))
+            out.group.append(group)
+            out.sizes.append(len(s.value))
+        out.values = [torch.cat(values) for values in members]
+        return out
+
+    def apart(self) -> list[Source]:
+        out, used = [], [0] * len(self.values)
+        for (kind, tokens, ready, time, key), group, size in zip(self.facts, self.group, self.sizes):
+            value = self.values[group].narrow(0, used[group], size)
+            used[group] += size
+            out.append(Source(kind, value, tokens, ready, time, key))
+        return out
+
+
+@dataclass
 class Tokens:
     """A batch of rows: sources by kind, and for each token its kind, its place among the tokens of that kind, its type.
 
@@ -59,6 +94,13 @@ class Tokens:
     within: Tensor  # [b, L], the token's number within its source
     lengths: Tensor  # [b]
     kinds: tuple[str, ...]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For the way from a worker: a tensor each source would be a shared file each, which takes longer than to make."""
+        return {**vars(self), "sources": {k: _Joined.of(v) for k, v in self.sources.items()}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({**state, "sources": {k: v.apart() for k, v in state["sources"].items()}})
 
     def to(self, device: torch.device | str, **kw: bool) -> Tokens:
         moved = {

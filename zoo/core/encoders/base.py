@@ -19,6 +19,7 @@ class Encoder(nn.Module, ABC):
 
     dim: int
     setting: str  # everything but the weights that changes the features
+    _frozen: tuple[nn.Parameter, ...] = ()  # its parameters, once no module is added: asked for each text that is read
 
     @abstractmethod
     def num_tokens(self, raw: Tensor) -> int: ...
@@ -41,12 +42,13 @@ class Encoder(nn.Module, ABC):
         """Nothing is trained afterwards but LoRA weights, where there are any."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(".lora_" in name)
+        self._frozen = tuple(self.parameters())
         return self.eval()
 
     @property
     def trains(self) -> bool:
         """Whether its features change in training: they are then neither cached nor computed without gradients."""
-        return any(p.requires_grad for p in self.parameters())
+        return any(p.requires_grad for p in self._frozen or self.parameters())
 
     def train(self, mode: bool = True) -> Encoder:
         """Stays in evaluation mode once frozen: batch statistics would change the features."""
