@@ -283,7 +283,7 @@ def test_a_batch_moves_as_a_whole():
 
 @pytest.mark.parametrize("kind", ["encoded", "tokens"])
 def test_a_batch_comes_from_a_worker_as_it_was_in_few_tensors(kind, clip, tmp_path):
-    """Each tensor on that way is a shared file: there must not be one for each phrase. Cached and raw inputs are mixed."""
+    """Each tensor on that way is a shared file: there must not be one for each phrase. Cached and raw are mixed."""
     samples = [
         Sample.of("a fire", image=write_image(tmp_path / "a.png"), audio=write_audio(tmp_path / "a.wav"), id="0"),
         Sample.of("no", video=clip, audio=write_audio(tmp_path / "b.wav", seconds=0.7), id="1"),
@@ -294,7 +294,7 @@ def test_a_batch_comes_from_a_worker_as_it_was_in_few_tensors(kind, clip, tmp_pa
     batch = backbone.collate([backbone.prepare(s, POLICY, policy_queries(POLICY)) for s in samples])
     tensors = sum(len(joined.values) for joined in batch.prompt.__getstate__()["sources"].values())
     assert tensors <= 8 < sum(map(len, batch.prompt.sources.values())), "joined by kind, dtype and shape"
-    there = pickle.loads(pickle.dumps(batch))
+    there = pickle.loads(pickle.dumps(batch))  # noqa: S301 - its own bytes
     for kind, sources in batch.prompt.sources.items():
         for a, b in zip(sources, there.prompt.sources[kind], strict=True):
             assert (a.kind, a.tokens, a.ready, a.time, a.key) == (b.kind, b.tokens, b.ready, b.time, b.key)

@@ -96,7 +96,7 @@ class Tokens:
     kinds: tuple[str, ...]
 
     def __getstate__(self) -> dict[str, Any]:
-        """For the way from a worker: a tensor each source would be a shared file each, which takes longer than to make."""
+        """For the way from a worker, where each tensor is a shared file: one for each source takes longer than to make."""
         return {**vars(self), "sources": {k: _Joined.of(v) for k, v in self.sources.items()}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
