@@ -38,7 +38,7 @@ def corpus(tmp_path_factory):
 def edited(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("edited") / "test"
     deltas = tuple(s * b for b in BANDS for s in (-1, 1))
-    return edit_folder(corpus / "clips" / "test", folder, Settings(deltas=deltas, spread=True, split="test"))
+    return edit_folder(corpus / "clips" / "test", folder, Settings(deltas=deltas, spread=True, even=True, split="test"))
 
 
 # --------------------------------------------------------------------------------------------------------------- plan
@@ -52,7 +52,8 @@ def test_the_plan_is_balanced_and_splits_share_nothing():
         assert set(counts) == set(KINDS) and len(set(counts.values())) == 1
     assert len({s.file for s in scenes}) == len({s.key for s in scenes}) == len(scenes)
     assert {s.at for s in clips} <= {n / FPS for n in range(int(FIRST * FPS), int(LAST * FPS) + 1)}
-    assert all(s.at >= 2 and s.at + 2 + 0.5 <= SECONDS for s in clips)  # 2 s either way stays in the clip
+    # Moved by 2 s either way it is heard beside 2 s of silence at both ends.
+    assert all(s.at - 2 > 2 and s.at + 2 + 0.5 <= SECONDS - 2 for s in clips)
     assert [s.kind for s in scenes if s.at is None and s.split == "test"] == []
     assert thud_plan(0) == scenes != thud_plan(1)
     with pytest.raises(ValueError, match="scale"):
@@ -198,6 +199,21 @@ def test_edits_take_turns_and_know_their_events(edited):
         assert event.seen == event.heard
         if s.meta["edit"] == "swap":
             assert s.meta["donor_heard"] != event.heard  # the same kind's sound would belong to the picture
+
+
+def test_silence_does_not_tell_the_direction(edited):
+    """Both shifts of a clip and their one original are silent for the same time, at both ends for as long as Δ."""
+    by_id = {s.id: s for s in edited.samples}
+    originals = {}
+    for s in edited.samples:
+        if s.meta["edit"] == "shift":
+            originals.setdefault(s.meta["clip"], set()).add(s.meta["original"])
+            assert s.meta["silence"] == by_id[s.meta["original"]].meta["silence"]
+            assert min(s.meta["silence"]) >= abs(s.meta["delta"]) - 1e-3
+            lead, tail = s.meta["silence"]
+            for time in (s.meta["event"]["t_a"], s.meta["event"]["t_a"] + s.meta["delta"]):
+                assert lead < time < s.meta["seconds"] - tail - 0.4
+    assert all(len(own) == 1 for own in originals.values()) and len(originals) == 10
 
 
 def test_a_shifted_file_is_heard_when_it_should(edited, tmp_path_factory):

@@ -18,7 +18,7 @@ from datamodules.corpus import draw
 from datamodules.corpus.draw import Rng, jitter, pick, shade
 from datamodules.corpus.sounds import RATE, band, put, times, tone
 
-SIZE, FPS, SECONDS = 160, 8, 6.0
+SIZE, FPS, SECONDS = 160, 8, 12.0
 FLOOR = 132  # the row of pixels that things stand on
 PLACES = {"left": 46.0, "middle": 80.0, "right": 114.0}  # columns of pixels
 

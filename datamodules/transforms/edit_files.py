@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,8 @@ class Settings:
     """`deltas` in seconds, later > 0; `band` is the range of a donor's similarity; `split` puts all clips on one side.
 
     With `spread` a clip is not shifted by all deltas but by those of one size, and the clips take turns: as many bands
-    for a fraction of the files.
+    for a fraction of the files. With `even` a clip that is moved both ways is silent at both ends for as long, and so
+    is its original: which end is silent would tell the direction to who has learnt it.
 
     Raises `DataError` for what is not possible.
     """
@@ -50,6 +51,7 @@ class Settings:
     band: tuple[float, float] = BAND
     split: str | None = None
     spread: bool = False
+    even: bool = False
 
     def __post_init__(self) -> None:
         for edit in self.edits:
@@ -222,7 +224,7 @@ def _edits(
         for delta in deltas if kind == "shift" else (0.0,):
             try:
                 if kind == "shift":
-                    yield _shift(clip, track, delta)
+                    yield _shift(clip, track, delta, [d for d in deltas if settings.even and abs(d) == abs(delta)])
                 elif kind == "mute":
                     yield _Edit(kind, Mute()(track.wave), (0, 0))
                 else:
@@ -231,14 +233,17 @@ def _edits(
                 errors.append({"id": clip.name, "error": str(e)})
 
 
-def _shift(clip: _Clip, track: Track, delta: float) -> _Edit:
+def _shift(clip: _Clip, track: Track, delta: float, beside: Sequence[float] = ()) -> _Edit:
+    """`beside` are other shifts whose silence the clip is to have too."""
     if abs(delta) >= track.seconds:
         raise MediaError(
             f"{clip.path}: {track.seconds:.2f} s of sound cannot be moved by {delta:+g} s: use shorter deltas"
         )
-    wave = Shift(track.rate, delta)(track.wave)
-    by = round(delta * track.rate)
-    return _Edit("shift", wave, _common_ends(clip, silenced(track.wave, max(by, 0), max(-by, 0)), wave), delta)
+    waves = []
+    for d in dict.fromkeys((delta, *beside)):
+        by = round(d * track.rate)
+        waves += [Shift(track.rate, d)(track.wave), silenced(track.wave, max(by, 0), max(-by, 0))]
+    return _Edit("shift", waves[0], _common_ends(clip, *waves), delta)
 
 
 def _swap(clip: _Clip, clips: dict[str, _Clip], track: Track, settings: Settings) -> _Edit:
@@ -258,12 +263,11 @@ def _same(a: _Clip, b: _Clip) -> bool:
     return None not in (a.event, b.event) and a.event.heard is not None and a.event.heard == b.event.heard
 
 
-def _common_ends(clip: _Clip, original: Tensor, edited: Tensor) -> tuple[int, int]:
-    """The silence, in samples at the start and at the end, that both get. Raises `MediaError` if no sound is left."""
-    ends = zip(silent_ends(original), silent_ends(edited))
-    lead, tail = (max(pair) for pair in ends)
-    n = original.shape[-1]
-    if lead + tail >= n or any(silent_ends(silenced(w, lead, tail))[0] == n for w in (original, edited)):
+def _common_ends(clip: _Clip, *waves: Tensor) -> tuple[int, int]:
+    """The silence, in samples at the start and at the end, that all get. Raises `MediaError` if no sound is left."""
+    lead, tail = (max(ends) for ends in zip(*(silent_ends(w) for w in waves)))
+    n = waves[0].shape[-1]
+    if lead + tail >= n or any(silent_ends(silenced(w, lead, tail))[0] == n for w in waves):
         raise MediaError(
             f"{clip.path}: nothing would be left to hear after the edit: use shorter deltas or leave it out"
         )

@@ -52,7 +52,7 @@ def _settings(config: dict[str, Any]) -> Settings:
     if not sizes or not all(isinstance(d, (int, float)) and not isinstance(d, bool) and d > 0 for d in sizes):
         raise DataError(f"data.deltas={sizes}: expected sizes of shifts in seconds, above 0; each is used both ways")
     deltas = tuple(sign * float(d) for d in sizes for sign in (-1, 1))
-    return Settings(deltas=deltas, seed=config["seed"], spread=config["data"]["spread"], split="test")
+    return Settings(deltas=deltas, seed=config["seed"], spread=config["data"]["spread"], even=True, split="test")
 
 
 def load_data(config: dict[str, Any]) -> Loaded:
