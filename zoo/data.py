@@ -6,8 +6,10 @@
 `python -m zoo.data sources` lists the public data sets with their licences.
 `python -m zoo.data guardzoo data_dir=DIR [licences=permissive] [seed=0] [max_rows=N] [json=FILE]` prints GuardZoo's
 sources × categories, and what was left out; `json` writes the same counts to a file.
-`python -m zoo.data thud in=DIR out=DIR [edits=shift,mute,swap] [deltas=-2,2] [seed=0] [band=LOW,HIGH] [split=test]`
-changes the sound of MP4 and WebM clips and leaves their pictures as they are; `out` gets the clips and a manifest.
+`python -m zoo.data thud in=DIR out=DIR [edits=shift,mute,swap] [deltas=-2,2] [seed=0] [band=LOW,HIGH] [split=test]
+[spread=true] [even=true]` changes the sound of MP4 and WebM clips and leaves their pictures as they are; `out` gets the
+clips and a manifest. With spread each clip is shifted by the deltas of one size alone, and the clips take turns; with
+even a clip that is moved both ways is silent at both ends for as long.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from zoo.fit import build_data
 
 VERBS = ("fetch", "count", "sources", "guardzoo", "thud")
 GUARDZOO_KEYS = ("data_dir", "licences", "seed", "max_rows", "json")
-THUD_KEYS = ("in", "out", "edits", "deltas", "seed", "band", "split")
+THUD_KEYS = ("in", "out", "edits", "deltas", "seed", "band", "split", "spread", "even")
 PACKS = {"guardzoo": [source.module for source in GUARDZOO.values()]}
 
 
@@ -122,6 +124,11 @@ def thud(arguments: list[str]) -> int:
             raise DataError(f"band={given['band']}: expected two numbers, such as 0.3,0.6")
     if "seed" in given:
         settings["seed"] = _number("seed", given["seed"])
+    for key in ("spread", "even"):
+        if key in given:
+            if given[key] not in ("true", "false"):
+                raise DataError(f"{key}={given[key]}: expected true or false")
+            settings[key] = given[key] == "true"
     report = edit_folder(given["in"], given["out"], Settings(**settings))
     kinds = Counter(s.meta["edit"] for s in report.samples)
     print(markdown_table(["edit", "clips"], [[kind, n] for kind, n in sorted(kinds.items())]))

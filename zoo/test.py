@@ -25,8 +25,10 @@ from zoo.evaluate import evaluate
 from zoo.fit import build_data
 from zoo.muirbench import evaluate as muirbench
 from zoo.registry import load
+from zoo.thud import evaluate as thud
 
-BENCHMARKS = {"muirbench": muirbench.test}  # recipes that ask a model questions instead of for verdicts
+# Recipes that ask a model questions instead of for verdicts.
+BENCHMARKS = {"muirbench": muirbench.test, "thud": thud.test}
 
 
 def main(arguments: list[str]) -> int:
