@@ -96,7 +96,7 @@ class Tokens:
     kinds: tuple[str, ...]
 
     def __getstate__(self) -> dict[str, Any]:
-        """For the way from a worker: each tensor is a shared file there; one a source takes longer than all the rest."""
+        """For the way from a worker: each tensor is a shared file there; one a source takes longer than the rest."""
         return {**vars(self), "sources": {k: _Joined.of(v) for k, v in self.sources.items()}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
