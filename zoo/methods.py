@@ -29,6 +29,8 @@ from zoo.routeguard.tables import routing_table
 from zoo.soundtagger.model import SoundTagger
 from zoo.soundtagger.module import SoundTaggerModule, has_sound, sound_labels
 from zoo.thinkguard.model import thinkguard
+from zoo.thud import recipe as thud
+from zoo.thud.module import ThudModule
 
 
 @dataclass(frozen=True)
@@ -123,12 +125,24 @@ def _finish_tagger(
     return metrics
 
 
+def _finish_thud(module: ThudModule, data: GuardDataModule, config: dict[str, Any], run: Path) -> dict[str, Any]:
+    """As any guard, with what the stages trained on. The card names the backbone that the base brought."""
+    name = module.guard.backbone.describe()["name"]
+    metrics = _finish_guard(module, data, {**config, "backbone": {**config["backbone"], "name": name}}, run)
+    metrics["thud"] = {"rows": module.plan.counts, "steps": module.plan.steps, "pairs": len(module.plan.pairs)}
+    if module.first:
+        metrics["thud"] |= {"dpo_first": module.first, "dpo_last": module.last}
+    return metrics
+
+
 METHODS = {
     "omniguard": Method(_build_guard, _finish_guard, text_table, _check_guard),
     "thinkguard": Method(_build_thinkguard, _finish_guard, text_table, _check_thinkguard),
     "routeguard": Method(
         routeguard.build_routeguard, routeguard.finish_routeguard, routing_table, routeguard.check, several=False
     ),
+    # The reference is computed by the process that trains: another would have only its part of the pairs.
+    "thud": Method(thud.build_thud_module, _finish_thud, text_table, thud.check_thud, several=False),
     "expert": Method(routeguard.build_expert, routeguard.finish_expert, text_table, routeguard.check, several=False),
     "soundtagger": Method(
         _build_tagger,

@@ -38,30 +38,34 @@ def check(config: dict[str, Any]) -> None:
     for key in ("batch_size", "max_new_tokens"):
         if not isinstance(config[key], int) or config[key] < 1:
             raise DataError(f"{key}={config[key]}: expected a whole number from 1 on")
-    if config["data"]["split"] not in (None, *SPLITS):
-        raise DataError(f"data.split={config['data']['split']}: expected one of {', '.join(SPLITS)}")
-    scale = config["data"]["scale"]
+    if config["clips"]["split"] not in (None, *SPLITS):
+        raise DataError(f"clips.split={config['data']['split']}: expected one of {', '.join(SPLITS)}")
+    scale = config["clips"]["scale"]
     if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale <= 20:
-        raise DataError(f"data.scale={scale}: expected a number above 0, at most 20")
-    _settings(config)
+        raise DataError(f"clips.scale={scale}: expected a number above 0, at most 20")
+    seed = config["clips"]["seed"]
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise DataError(f"clips.seed={seed}: expected a whole number from 0 on")
+    settings_of(config)
 
 
-def _settings(config: dict[str, Any]) -> Settings:
-    """How clips are edited for the probe: all of them are test clips."""
-    sizes = config["data"]["deltas"]
+def settings_of(config: dict[str, Any], split: str = "test") -> Settings:
+    """How clips are edited, all of one split: those of the probe are test clips."""
+    sizes = config["clips"]["deltas"]
     if not sizes or not all(isinstance(d, (int, float)) and not isinstance(d, bool) and d > 0 for d in sizes):
-        raise DataError(f"data.deltas={sizes}: expected sizes of shifts in seconds, above 0; each is used both ways")
+        raise DataError(f"clips.deltas={sizes}: expected sizes of shifts in seconds, above 0; each is used both ways")
     deltas = tuple(sign * float(d) for d in sizes for sign in (-1, 1))
-    return Settings(deltas=deltas, seed=config["seed"], spread=config["data"]["spread"], even=True, split="test")
+    clips = config["clips"]
+    return Settings(deltas=deltas, seed=clips["seed"], spread=clips["spread"], even=True, split=split)
 
 
 def load_data(config: dict[str, Any]) -> Loaded:
     """The items of the folder, or of the rendered corpus's test clips."""
     source = config["data_dir"]
     if source is None:
-        source = build_thud(seed=config["seed"], scale=config["data"]["scale"]) / "clips" / "test"
-    folder, errors = edited_clips(source, _settings(config))
-    loaded = load_thud(folder, config["data"]["split"])
+        source = build_thud(seed=config["clips"]["seed"], scale=config["clips"]["scale"]) / "clips" / "test"
+    folder, errors = edited_clips(source, settings_of(config))
+    loaded = load_thud(folder, config["clips"]["split"])
     loaded.errors[:0] = [{"id": str(e.get("id")), "error": str(e.get("error"))} for e in errors]
     if not loaded.items:
         why = f": {loaded.errors[0]['error']}" if loaded.errors else ""

@@ -29,6 +29,18 @@ def sigmoid_dpo(
     return -torch.nn.functional.logsigmoid(beta * margin)
 
 
+def preference_sums(logp: Tensor, asked: Tensor, reference: tuple[Tensor, Tensor], beta: float) -> tuple[Tensor, Tensor]:
+    """The summed loss of a batch's pairs, and their summed margins of rewards (no gradient).
+
+    `logp` [b, q, o] are the options' log-probabilities, chosen first; `asked` [b, q] says which queries are pairs, one
+    in each row; `reference` holds the frozen model's, [b] each.
+    """
+    chosen, rejected = (logp[..., n][asked] for n in (0, 1))  # [b]
+    losses = sigmoid_dpo(chosen, rejected, *reference, beta)
+    margins = rewards(chosen, reference[0], beta) - rewards(rejected, reference[1], beta)
+    return losses.sum(), margins.sum()
+
+
 def rewards(logp: Tensor, reference: Tensor, beta: float = BETA) -> Tensor:
     """The implicit reward of an answer, β · (logp − reference), [b]; without a gradient."""
     return beta * (logp - reference).detach()

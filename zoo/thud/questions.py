@@ -66,6 +66,11 @@ class Question:
         return self.sample.id
 
     @property
+    def right(self) -> int:
+        """The place of the right option; not of a preference pair, whose options are two answers, the better first."""
+        return self.labels.index(_right(self.item, self.about))
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """The options as a written answer may spell them out."""
         return tuple(self.query.options if self.query.options[0] not in LETTERS else (TEXTS[x] for x in self.labels))
