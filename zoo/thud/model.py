@@ -29,7 +29,9 @@ def sigmoid_dpo(
     return -torch.nn.functional.logsigmoid(beta * margin)
 
 
-def preference_sums(logp: Tensor, asked: Tensor, reference: tuple[Tensor, Tensor], beta: float) -> tuple[Tensor, Tensor]:
+def preference_sums(
+    logp: Tensor, asked: Tensor, reference: tuple[Tensor, Tensor], beta: float
+) -> tuple[Tensor, Tensor]:
     """The summed loss of a batch's pairs, and their summed margins of rewards (no gradient).
 
     `logp` [b, q, o] are the options' log-probabilities, chosen first; `asked` [b, q] says which queries are pairs, one

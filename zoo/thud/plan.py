@@ -123,9 +123,7 @@ def event_answers(items: Sequence[Item], asking: Asking, policy: Policy, seed: i
     return out
 
 
-def event_pairs(
-    items: Sequence[Item], kinds: Sequence[str], asking: Asking, policy: Policy, seed: int
-) -> list[Row]:
+def event_pairs(items: Sequence[Item], kinds: Sequence[str], asking: Asking, policy: Policy, seed: int) -> list[Row]:
     """The preference pairs of these kinds in each wording."""
     pairs = preferences(items, kinds)
     out: list[Row] = []
@@ -163,9 +161,7 @@ def general_rows(samples: Sequence[Sample], n: int, seed: int, stage: str) -> li
     return out
 
 
-def general_pairs(
-    samples: Sequence[Sample], n: int, bank: PolicyBank, max_entries: int, seed: int
-) -> list[Row]:
+def general_pairs(samples: Sequence[Sample], n: int, bank: PolicyBank, max_entries: int, seed: int) -> list[Row]:
     """`n` preferences of a guard's own questions: the right answer over the wrong one, of rows with labels.
 
     Every other row is asked for its verdict, the rest for one entry of its policy, one that it breaks if it breaks any

@@ -69,8 +69,8 @@ def check_thud(config: dict[str, Any]) -> None:
     if config["base"] is None:
         if config["stage"] == DPO:
             raise DataError("stage=dpo prefers against a trained model: give base=MODEL (a name or a run's folder)")
-        check(**registry.recipe_backbone(config["backbone"]))
         _sees_and_hears(config["backbone"]["name"], "backbone")
+        check(**registry.recipe_backbone(config["backbone"]))
         return
     held, _ = weights.read(weights.find(config["base"]))
     if held.get("kind") != "guard" or "routing" in held:
