@@ -39,7 +39,7 @@ def check(config: dict[str, Any]) -> None:
         if not isinstance(config[key], int) or config[key] < 1:
             raise DataError(f"{key}={config[key]}: expected a whole number from 1 on")
     if config["clips"]["split"] not in (None, *SPLITS):
-        raise DataError(f"clips.split={config['data']['split']}: expected one of {', '.join(SPLITS)}")
+        raise DataError(f"clips.split={config['clips']['split']}: expected one of {', '.join(SPLITS)}")
     scale = config["clips"]["scale"]
     if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale <= 20:
         raise DataError(f"clips.scale={scale}: expected a number above 0, at most 20")
