@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -105,7 +106,8 @@ def test_findings_on_bandit_s_own_examples_are_those_of_its_own_report(tmp_path,
     def key(r):
         at = str(names.index(Path(r["filename"]).name))
         cwe = r["issue_cwe"].get("id")
-        return at, r["test_id"], r["line_number"], cwe, r["issue_severity"], r["issue_confidence"], r["issue_text"]
+        text = re.sub(" at 0x[0-9a-f]+", "", r["issue_text"])  # an address, another one each time
+        return at, r["test_id"], r["line_number"], cwe, r["issue_severity"], r["issue_confidence"], text
 
     expected = sorted(key(r) for r in own["results"])
     got = sorted(

@@ -34,6 +34,7 @@ LEVELS = ("low", "medium", "high")
 SUFFIXES = {"python": ".py", "c": ".c", "cpp": ".cpp"}
 RULES = Path(__file__).parent / "rules"
 HEALTHY = "x = 1\n"  # a file that every analyser can read
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of an object that a message shows: another one each time
 WAITED = 20  # seconds of the clock that are waited for one of the processor's
 
 
@@ -244,7 +245,7 @@ class Bandit(Process):
             finding = Finding(
                 self.name, r["test_id"], cwe, family_of_finding(self.name, r["test_id"], cwe), LEVELS[levels[0]],
                 LEVELS[levels[1]], int(r["line_number"]), int(max(r["line_range"], default=r["line_number"])),
-                str(r["issue_text"]),
+                ADDRESS.sub("", str(r["issue_text"])),
             )  # fmt: skip
             report.findings.setdefault(names[Path(r["filename"]).name], []).append(finding)
 
