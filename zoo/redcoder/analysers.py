@@ -250,6 +250,32 @@ class Bandit(Process):
             report.findings.setdefault(names[Path(r["filename"]).name], []).append(finding)
 
 
+class Syntax(Process):
+    """Whether Python can parse a file: it is parsed, and never compiled or run. It finds nothing else."""
+
+    name = "syntax"
+    languages = ("python",)
+    _SCRIPT = """
+import ast, json, pathlib, sys
+bad = {}
+for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    try:
+        ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
+        bad[path.name] = f"syntax error: {e}"[:200]
+pathlib.Path(sys.argv[2]).write_text(json.dumps(bad))
+"""
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-I", "-S", "-W", "ignore", "-c", self._SCRIPT]
+
+    def arguments(self, files: Path, report: Path) -> list[str]:
+        return [str(files), str(report)]
+
+    def read(self, raw: Any, names: Mapping[str, str], report: Report) -> None:
+        report.errors |= {names[short]: (PARSE, str(why)) for short, why in raw.items()}
+
+
 class Semgrep(Process):
     """Python and C, by local rules alone: nothing is fetched or sent. An optional second opinion.
 
@@ -269,6 +295,17 @@ class Semgrep(Process):
     ):
         super().__init__(timeout)
         self.executable, self.rules, self.ignore_nosem = executable or "semgrep", Path(rules or RULES), ignore_nosem
+
+    def scan(self, files: Mapping[str, Source]) -> Report:
+        """As others do. Semgrep says nothing of a Python file that it cannot parse, so `Syntax` looks at them, too."""
+        report = super().scan(files)
+        if report.failed is None:
+            parsed = Syntax(self.timeout).scan(files)
+            report.failed, report.why = parsed.failed, parsed.why
+            report.errors |= parsed.errors
+            report.scanned -= set(parsed.errors)
+            report.processes += parsed.processes
+        return report
 
     def command(self) -> list[str]:
         found = shutil.which(self.executable)
