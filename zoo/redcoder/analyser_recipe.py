@@ -40,8 +40,10 @@ def analyser_of(config: dict[str, Any]) -> Analyser:
 
 
 def check(config: dict[str, Any]) -> None:
+    """Raises `DataError` for an unknown analyser, and for files that are not there; without data_dir, `look` does."""
     analyser_of(config)
-    load_labelled(config["sources"], config["data_dir"])
+    if config["data_dir"] is not None:
+        load_labelled(config["sources"], config["data_dir"])
 
 
 def sample_of(row: LabelledCode) -> Sample:
