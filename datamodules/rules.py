@@ -77,14 +77,18 @@ class Pattern:
             if f.name not in ("above", "reply") and not isinstance(value, tuple):
                 raise DataError(f"pattern: {f.name} must be a list of texts, got {value!r}")
 
+    @functools.cached_property
+    def _fold(self) -> dict[str, frozenset[str]]:
+        return {name: frozenset(map(fold, getattr(self, name))) for name in ("targets", "unless", "values")}
+
     def matches(self, step: Step) -> bool:
         if self.verbs and step.verb not in self.verbs:
             return False
         if self.targets or self.words or self.unless:
             target = fold(step.target)
-            if self.targets and target not in _folded(self.targets):
+            if self.targets and target not in self._fold["targets"]:
                 return False
-            if self.unless and target in _folded(self.unless):
+            if self.unless and target in self._fold["unless"]:
                 return False
             if self.words and not _has_words(target, self.words):
                 return False
@@ -92,7 +96,7 @@ class Pattern:
             if step.value is None:
                 return False
             value = fold(step.value)
-            if self.values and value not in _folded(self.values):
+            if self.values and value not in self._fold["values"]:
                 return False
             if self.contains and not _has_words(value, self.contains):
                 return False
@@ -101,11 +105,6 @@ class Pattern:
                 if number is None or not number > self.above:
                     return False
         return self.reply is None or reply(step) is self.reply
-
-
-@functools.lru_cache(maxsize=65536)
-def _folded(texts: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(map(fold, texts))
 
 
 @functools.lru_cache(maxsize=65536)
@@ -305,16 +304,17 @@ def _leading_to(ends: set[State], before: dict[State, set[State]]) -> set[State]
 
 def letters(rule: Rule) -> frozenset[Letter]:
     """Which of its patterns a step can match at once: tried on steps made of what the patterns name, and others."""
-    found = set()
-    verbs = {OTHER, *(v for p in rule.patterns for v in p.verbs)}
-    targets = _texts([(p.targets, (*p.words, *p.unless)) for p in rule.patterns])
-    values: set[str | None] = {None, *_texts([(p.values, p.contains) for p in rule.patterns])}
-    for limit in (p.above for p in rule.patterns if p.above is not None):
+    named = rule.patterns
+    verbs = {OTHER, *(v for p in named for v in p.verbs)}
+    targets = _texts([(p.targets, (*p.words, *p.unless)) for p in named])
+    values: set[str | None] = {None}
+    if any(p.values or p.contains or p.above is not None for p in named):
+        values |= _texts([(p.values, p.contains) for p in named])
+    for limit in (p.above for p in named if p.above is not None):
         values |= {join(v, f"{limit + d:f}") for d in (-1, 0, 1) for v in ("", *(x for x in values if x))}
-    for verb, target, value, said in itertools.product(verbs, targets, values, ("", "yes", "no")):
-        step = Step(verb, target, value, said or None)
-        found.add(tuple(p.matches(step) for p in rule.patterns))
-    return frozenset(found)
+    said = (None, "yes", "no") if any(p.reply is not None for p in named) else (None,)
+    steps = (Step(*made) for made in itertools.product(verbs, targets, values, said))
+    return frozenset(tuple(p.matches(step) for p in named) for step in steps)
 
 
 def join(text: str, number: str) -> str:
