@@ -15,6 +15,7 @@ from datamodules.corpus.types import Corpus
 from datamodules.guardzoo import HELD_OUT, load_guardzoo
 from datamodules.lazy import joined, of_modalities, splits_of, taken
 from datamodules.manifest import load_manifest
+from datamodules.policyguard_records import load_records
 from datamodules.policyguardbench import load_policyguard
 from datamodules.real import load_real
 from datamodules.schema import SPLITS, DataError, Policy, Sample, near
@@ -75,7 +76,12 @@ def load_corpus(
         sources = HELD_OUT if held_out is None else held_out
         corpus = load_guardzoo(data_dir, seed, licences, sources, max_rows)
     elif source == "policyguard":
-        corpus = load_policyguard(data_dir, seed, scale, licences, held_out or (), max_rows)
+        if path is not None:  # the published records
+            if held_out is not None:
+                raise DataError("held_out is for the generated bench: leave it out, or leave path out")
+            corpus = load_records(path, seed, max_rows)
+        else:
+            corpus = load_policyguard(data_dir, seed, scale, licences, held_out or (), max_rows)
     elif source == "manifest":
         corpus = load_manifest(path, data_dir, policy, seed, max_rows)
     else:

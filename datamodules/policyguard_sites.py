@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.corpus.agent_sites import Action, Place
+from datamodules.rules import Rule
 from datamodules.schema import DataError
-from datamodules.sources import mind2web_steps, webarena
+from datamodules.sources import mind2web_steps, st_webagentbench, webarena
 
 LICENCES = ("all", "permissive")
 FEWEST = 12  # actions that a place must have
+MOST_WORDS = 4  # alternatives in a rule of public data
 LONGEST = 60  # characters of a target or a value
 
 
@@ -58,6 +60,15 @@ def with_webarena(places: Sequence[Place], tasks: Sequence[webarena.Task]) -> li
         )
         out.append(dataclasses.replace(place, actions=actions, tasks=tuple(t.intent for t in own), things=()))
     return out
+
+
+def real_rules(data_dir: Path) -> dict[str, list[Rule]]:
+    """Domain → the distinct rules of ST-WebAgentBench that few words say (Apache-2.0)."""
+    out: dict[str, dict[Rule, None]] = defaultdict(dict)
+    for published in st_webagentbench.load_rules(data_dir):
+        if all(len(p.words) + len(p.contains) <= MOST_WORDS for p in published.rule.patterns):
+            out[published.site][published.rule] = None
+    return {site: list(rules) for site, rules in out.items()}
 
 
 def mind2web_places(data_dir: Path) -> list[Place]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from datamodules.corpus.agent_rules import entries
 from datamodules.corpus.agent_runs import keywords, rule, trajectory, triggers
 from datamodules.corpus.agent_sites import PLACES, Place
 from datamodules.corpus.types import Corpus
-from datamodules.policyguard_sites import with_real
+from datamodules.policyguard_sites import real_rules, with_real
 from datamodules.rules import TYPES, Rule, check
 from datamodules.schema import SPLITS, DataError, Policy, PolicyEntry, Sample, near
 from datamodules.sources.split import draw, split_of
@@ -121,7 +121,7 @@ def load_policyguard(
         places = with_real(places, Path(data_dir), licences)
     domains = tuple(dict.fromkeys(p.domain for p in places))
     _check(held_out, domains, scale, max_rows)
-    rules = write_rules(places, seed)
+    rules = write_rules(places, seed, {} if data_dir is None else real_rules(Path(data_dir)))
     words = [
         {w.id: entries(w.id, w.rule, test, WORDINGS, seed) for ws in rules.values() for w in ws} for test in (0, 1)
     ]
@@ -167,17 +167,25 @@ def _check(held_out: Sequence[str], domains: Sequence[str], scale: float, max_ro
 # --------------------------------------------------------------------------------------------------------------- pairs
 
 
-def write_rules(places: Sequence[Place], seed: int) -> dict[str, list[Written]]:
-    """Place → its rules, each once over all places. Their ids tell the place, form and number."""
+def write_rules(
+    places: Sequence[Place], seed: int, published: Mapping[str, Sequence[Rule]] | None = None
+) -> dict[str, list[Written]]:
+    """Place → its rules, each once over all places. Their ids tell the place, form and number.
+
+    `published`: domain → rules of public data, which go to the domain's places in turn, before those that are made up.
+    """
     out: dict[str, list[Written]] = {}
     seen: set[Rule] = set()
     for place in places:
         rng = random.Random(f"{seed}\x1frules\x1f{place.name}")
         out[place.name] = []
-        for _ in range(RULES * 20):  # common actions repeat: a small place may have fewer rules
+        given = list((published or {}).get(place.domain, ()))
+        parts = [p.name for p in places if p.domain == place.domain]
+        given = given[parts.index(place.name) :: len(parts)]
+        for n in range(RULES * 20):  # common actions repeat: a small place may have fewer rules
             if len(out[place.name]) == RULES:
                 break
-            new = rule(place, rng)
+            new = given[n] if n < len(given) else rule(place, rng)
             if new not in seen:
                 seen.add(new)
                 id = f"{place.domain}-{place.subdomain}-{new.form}-{len(out[place.name])}".replace(" ", "_")

@@ -31,7 +31,7 @@ def test_what_is_not_defined_is_none():
     assert kept["auprc"] is None and kept["balanced_accuracy"] is None and kept["accuracy"] == 0.5
     assert binary([0.1, 0.2], [True, False])["f1"] == 0 and binary([0.1], [True])["precision"] is None
     for bad in ([np.nan], [0.5, 0.5]):
-        with pytest.raises(ValueError, match="no numbers|one length"):
+        with pytest.raises(ValueError, match=r"no numbers|one length"):
             binary(bad, [True])
 
 

@@ -1,4 +1,4 @@
-"""The generated bench: labels are the checker's, no side of a pair tells them alone, and nothing leaks between splits."""
+"""The generated bench: labels are the checker's, no side of a pair tells them alone, nothing leaks between splits."""
 
 from __future__ import annotations
 

@@ -201,7 +201,8 @@ def wordings(rule: Rule, test: bool) -> Iterator[str]:
                 phrase = of[n % len(of)]
                 slots |= {name: phrase.base, f"{name}s": phrase.gerund}
             if rule.type == "consent":
-                slots["q"] = quoted(rule.patterns[1].targets[0])
+                asked = rule.patterns[1]
+                slots["q"] = " or ".join(map(quoted, asked.targets or asked.words))
             text = template.format(n=TIMES.get(rule.n, f"{rule.n} times"), **slots)
             yield text[0].upper() + text[1:]
 
