@@ -14,6 +14,7 @@ trajectories nor their rules are in training.
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 from collections import Counter, defaultdict
@@ -59,6 +60,11 @@ class Written:
     place: str
     domain: str
     triggers: tuple[frozenset[str], ...] = ()  # of each pattern; a pattern of any step has none
+
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        """What `meta["rules"]` says of it in every sample."""
+        return {"type": self.rule.type, "form": self.rule.form, "rule": self.rule.to_dict()}
 
     def spoken_of(self, said: frozenset[str]) -> int:
         """How many of its patterns the keywords of a trajectory trigger."""
@@ -298,10 +304,7 @@ def _sample(
         run,
         policy,
         {w.id: outcome for w, outcome, _ in pairs},
-        rules={
-            w.id: {"type": w.rule.type, "form": w.rule.form, "cross": cross, "rule": w.rule.to_dict()}
-            for w, _, cross in pairs
-        },
+        rules={w.id: {**w.facts, "cross": cross} for w, _, cross in pairs},
         source=SOURCE,
         split=split,
         critique=explain(run, {w.id: outcome for w, outcome, _ in pairs}),
