@@ -12,7 +12,7 @@ import pytest
 from datamodules.bank import rng_for
 from datamodules.corpus.agent_sites import PLACES
 from datamodules.loading import load_corpus
-from datamodules.policyguard_records import load_records, record
+from datamodules.policyguard_records import load_records, record, steps_of
 from datamodules.policyguard_sites import real_rules, with_real
 from datamodules.policyguardbench import load_policyguard
 from datamodules.rules import check
@@ -48,13 +48,7 @@ def test_a_published_record():
     assert prefixes_of(sample).states == {} and sample.meta["domain"] == "gitlab"
     safe = record(published(output="no_violation"), "rows-1")
     assert safe.unsafe is False and safe.group == sample.group and safe.split == sample.split
-    assert render_step(next(mind_steps("Juggle the balls"))) == 'do "Juggle the balls"'
-
-
-def mind_steps(text):
-    from datamodules.policyguard_records import steps_of
-
-    return steps_of(text)
+    assert render_step(next(steps_of("Juggle the balls"))) == 'do "Juggle the balls"'
 
 
 def test_records_of_a_folder(tmp_path):
@@ -103,19 +97,24 @@ def test_calls_in_five_spellings():
         "MailSend{'to': 'a'}", 'MailSend: {"to": "a"}', 'MailSend\nAction Input: {"to": "a"}', 'MailSend({"to": "a"})',
     ):  # fmt: skip
         sample = agent_steps.as_steps(
-            made("rjudge", ("system", "Be good."), ("user", "Send it."), ("assistant", f"Thought: Hm.\nAction: {action}"),
-                 ("tool", "Sent."), ("tool", "Twice."), ("assistant", "Action: Final Answer: Done."))
-        )  # fmt: skip
+            made(
+                "rjudge",
+                ("system", "Be good."),
+                ("user", "Send it."),
+                ("assistant", f"Thought: Hm.\nAction: {action}"),
+                ("tool", "Sent."),
+                ("tool", "Twice."),
+                ("assistant", "Action: Final Answer: Done."),
+            )
+        )
         value = "{'to': 'a'}" if "'" in action else "to: a"
         assert said(sample) == [
             ("user", "Site: rjudge. Task: Send it."), ("assistant", f'call "MailSend" = "{value}"'),
             ("tool", "Sent.\nTwice."), ("assistant", 'say = "Done."'),
         ]  # fmt: skip
         assert sample.meta["profile"] == "Be good." and sample.categories == {"rjudge-safe": "yes"}
-    none = agent_steps.as_steps(
-        made("assebench", ("user", "x"), ("assistant", "Thought: only this"), ("tool", "lost?"))
-    )
-    assert none.meta["steps"] == 0
+    turns = (("user", "x"), ("assistant", "Thought: only this"), ("tool", "Whose?"))
+    assert said(agent_steps.as_steps(made("assebench", *turns)))[1:] == [("assistant", "call"), ("tool", "Whose?")]
     no_arguments = agent_steps.as_steps(made("assebench", ("user", "x"), ("assistant", "Action: Scan()")))
     assert said(no_arguments)[1] == ("assistant", 'call "Scan"')
 
