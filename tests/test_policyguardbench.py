@@ -18,7 +18,7 @@ from datamodules.schema import DataError, Sample
 from datamodules.trajectory import TO_PERSON, Step, prefixes_of
 from zoo.policyguard.baselines import BASELINES, judge
 from zoo.policyguard.pairs import pairs_of
-from zoo.policyguard.tables import bench_tables
+from zoo.policyguard.tables import baseline_table, bench_tables
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,7 @@ def test_one_side_alone_tells_nothing(bench):
     assert scores["always"]["balanced_accuracy"] == 0.5 and abs(scores["always"]["f1"] - 0.5955) < 0.03
     assert scores["policy_only"]["balanced_accuracy"] <= 0.6
     assert scores["trajectory_only"]["balanced_accuracy"] <= 0.6
+    assert "| trajectory_only |" in baseline_table({"trajectory_only": judge("trajectory_only", *parts)})
 
 
 def test_splits_share_no_trajectory(bench):

@@ -56,8 +56,6 @@ def as_steps(sample: Sample) -> Sample:
             steps[-1] = _seen(steps[-1], text)
         else:  # of a tool that nobody is said to have called
             steps.append(Step("call", "", None, text))
-        else:  # of a tool that nobody is said to have called
-            steps.append(Step("call", "", None, text))
     run = Trajectory(sample.id, task, sample.source, str(sample.meta.get("kind", "")), tuple(steps))
     return to_sample(
         run, policy, {policy.ids[0]: Outcome(bool(sample.unsafe))}, source=f"{sample.source}_steps", group=sample.group,

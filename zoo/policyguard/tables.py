@@ -1,7 +1,8 @@
-"""The generated bench's report as tables: domains × rule types, and splits."""
+"""The generated bench as tables: domains × rule types, splits, and baselines."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from datamodules.rules import TYPES
@@ -28,6 +29,16 @@ def bench_tables(report: dict[str, Any]) -> str:
         notes.append(f"For test alone: {', '.join(report['held_out'])}.")
     notes += [f"Left out: {n} trajectories ({why})." for why, n in report["dropped"].items()]
     return "\n\n".join([*parts, " ".join(notes)])
+
+
+def baseline_table(judged: Mapping[str, Mapping[str, Any]]) -> str:
+    """`judged`: name → `metrics.by_slice`. A line a baseline: all test pairs, and balanced accuracy across subdomains."""
+    rows = []
+    for name, metrics in judged.items():
+        whole, across = metrics["overall"]["all"], metrics.get("cross", {}).get("across", {})
+        columns = [whole[k] for k in ("n", "accuracy", "f1", "balanced_accuracy", "auprc")]
+        rows.append([name, *columns, across.get("balanced_accuracy")])
+    return markdown_table(["baseline", "pairs", "accuracy", "F1", "balanced accuracy", "AUPRC", "across"], rows)
 
 
 def _row(name: str, cells: list[tuple[int, int]]) -> list[Any]:
