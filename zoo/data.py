@@ -7,10 +7,9 @@
 `python -m zoo.data guardzoo data_dir=DIR [licences=permissive] [seed=0] [max_rows=N] [json=FILE]` prints GuardZoo's
 sources × categories, and what was left out; `json` writes the same counts to a file.
 `python -m zoo.data policyguard [data_dir=DIR] [held_out=gitlab] [scale=1] [seed=0] [licences=permissive] [json=FILE]
-[baselines=true]` prints the generated bench's domains × rule types and its splits, and what each side of a pair tells
-alone. `python -m zoo.data thud in=DIR out=DIR [edits=shift,mute,swap] [deltas=-2,2] [seed=0] [band=LOW,HIGH]
-[split=test]` changes the sound of MP4 and WebM clips and leaves their pictures as they are; `out` gets the clips and a
-manifest.
+[baselines=true]` prints the generated bench's domains × rule types and its splits, and what one side of a pair tells.
+`python -m zoo.data thud in=DIR out=DIR [edits=shift,mute,swap] [deltas=-2,2] [seed=0] [band=LOW,HIGH] [split=test]`
+changes the sound of MP4 and WebM clips and leaves their pictures as they are; `out` gets the clips and a manifest.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def bench_tables(report: dict[str, Any]) -> str:
 
 
 def baseline_table(judged: Mapping[str, Mapping[str, Any]]) -> str:
-    """`judged`: name → `metrics.by_slice`. A line a baseline: all test pairs, and balanced accuracy across subdomains."""
+    """`judged`: name → `metrics.by_slice`. All test pairs, and balanced accuracy across subdomains."""
     rows = []
     for name, metrics in judged.items():
         whole, across = metrics["overall"]["all"], metrics.get("cross", {}).get("across", {})
