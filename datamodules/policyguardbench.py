@@ -39,11 +39,12 @@ from datamodules.trajectory import Outcome, Trajectory, render_step, to_sample
 SOURCE = "policyguard"
 PAIRS = 60_000
 BLOCK = 8  # rules that a trajectory meets
-RULES = 60  # of a place
+RULES = 80  # of a place
 VIOLATIONS = 0.424  # of all pairs, as in the paper
 CROSS = 0.416  # pairs across subdomains, as in the paper
 TARGETS = 2  # other places that a place's rules are tried on
-BAND = 1.5  # how far a rule's violations in a split may be from their share
+BAND = 1.0  # how far a rule's violations in a split may be from their share: one pair moves them by 0.42 or 0.58
+FORM_BAND = 3.0  # the same for all rules of a form
 UNTRIGGERED = 0.05  # the share of the rules without a keyword in the trajectory that may be tried
 WORDINGS = 6  # of a rule, in training
 FRACTIONS = (0.72, 0.08, 0.20)  # train, val, test: 80/20 as in the paper, and a tenth of the 80 is validation
@@ -79,12 +80,11 @@ class Tally:
     kept: Counter = field(default_factory=Counter)
     dropped: Counter = field(default_factory=Counter)
 
-    def allows(self, written: Written, split: str, violated: bool, band: float) -> bool:
-        """Whether one more pair with this label leaves the violations of rule and form within the band."""
-        for key in ((written.id, split), (written.rule.form, split)):
-            broken, kept = self.broken[key] + violated, self.kept[key] + (not violated)
-            now = self.broken[key] - VIOLATIONS * (self.broken[key] + self.kept[key])
-            new = broken - VIOLATIONS * (broken + kept)
+    def allows(self, written: Written, split: str, violated: bool) -> bool:
+        """Whether one more pair with this label leaves the violations of rule and form within their bands."""
+        for key, band in (((written.id, split), BAND), ((written.rule.form, split), FORM_BAND)):
+            now = self.broken[key] - VIOLATIONS * self.used(key)
+            new = now + violated - VIOLATIONS
             if abs(new) > band and abs(new) > abs(now):
                 return False
         return True
@@ -252,22 +252,18 @@ def choose(
         if hits or rng.random() < UNTRIGGERED:
             ranked.append((tally.used((written.id, split)) + 4 * rng.random() - 6 * hits, written, cross))
     ranked.sort(key=lambda x: x[0])
-    known: dict[str, Outcome] = {}
     chosen: dict[str, tuple[Written, Outcome, bool]] = {}
-    for band in (BAND, 2 * BAND):
-        for _, written, cross in ranked:
-            if not slots.total():
+    for _, written, cross in ranked:
+        wanted = {v for v in (True, False) if slots[cross, v] and tally.allows(written, split, v)}
+        if not wanted:
+            continue
+        outcome = check(written.rule, run.steps)
+        if outcome.violated in wanted:
+            slots[cross, outcome.violated] -= 1
+            chosen[written.id] = (written, outcome, cross)
+            if len(chosen) == BLOCK:
                 break
-            if written.id in chosen or not (slots[cross, True] or slots[cross, False]):
-                continue
-            outcome = known.get(written.id)
-            if outcome is None:
-                outcome = known[written.id] = check(written.rule, run.steps)
-            slot = (cross, outcome.violated)
-            if slots[slot] and tally.allows(written, split, outcome.violated, band):
-                slots[slot] -= 1
-                chosen[written.id] = (written, outcome, cross)
-    if slots.total():
+    if len(chosen) < BLOCK:
         return None
     for written, outcome, _ in chosen.values():
         tally.add(written, split, outcome.violated)

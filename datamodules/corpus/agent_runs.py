@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Sequence
 
@@ -26,7 +27,6 @@ ADDRESSES = (
     ("inbox", "messages"),
 )
 SECRETS = ("555-0198", "a.ruiz@example.org", "hunter2", "4111 1111")
-LIMITS = (10, 50, 100, 200)
 WEIGHTS = {  # of the forms, drawn in proportion; what hardly ever has both labels is left out by the pairing
     "must": 8,
     "must_first": 3,
@@ -47,13 +47,24 @@ WEIGHTS = {  # of the forms, drawn in proportion; what hardly ever has both labe
 }
 
 
+@functools.lru_cache(maxsize=256)
+def flows(place: Place) -> tuple[tuple[Action, ...], ...]:
+    """Actions that go together: five of the place's own and two of every place's. A run follows one flow, and a rule is
+    about one: otherwise two actions of a rule would hardly ever meet."""
+    rng = random.Random(place.name)
+    own = rng.sample(place.actions, len(place.actions))
+    chunks = [own[n : n + 5] for n in range(0, len(own), 5)]
+    return tuple((*chunk, *rng.sample(EVERYWHERE, 2)) for chunk in chunks)
+
+
 def trajectory(place: Place, rng: random.Random, id: str, lengths: tuple[int, int] = (4, 14)) -> Trajectory:
-    """One run of `lengths` steps, about: a few actions of the place and of every place, repeated and in any order.
+    """One run of `lengths` steps, about: most actions of a flow and a few others, repeated and in any order.
 
     Before a risky step the user may be asked, with any answer; the agent may go on against it.
     """
-    own = rng.sample(place.actions, min(len(place.actions), rng.randint(4, 7)))
-    chosen = [*own, *rng.sample(EVERYWHERE, rng.randint(1, 4))]
+    flow = rng.choice(flows(place))
+    chosen = rng.sample(flow, rng.randint(min(4, len(flow)), len(flow)))
+    chosen += rng.sample(place.actions, rng.randint(1, 2)) + rng.sample(EVERYWHERE, rng.randint(0, 2))
     risky = [a for a in chosen if a.risky]
     length = rng.randint(*lengths)
     steps: list[Step] = []
@@ -94,33 +105,30 @@ def _asked(action: Action, rng: random.Random) -> Step:
 
 
 def rule(place: Place, rng: random.Random) -> Rule:
-    """One rule over the actions of the place and of every place."""
+    """One rule over the actions of a flow of the place, or others of the place and of every place."""
+    flow = rng.choice(flows(place))
     forms = {f: w for f, w in WEIGHTS.items() if f not in ("cap", "when_before") or number_fields(place)}
     form = rng.choices(list(forms), list(forms.values()))[0]
     if form in ("consent", "refusal"):
-        action = rng.choice([a for a in (*place.actions, *EVERYWHERE) if a.risky])
+        risky = [a for a in flow if a.risky] or [a for a in (*place.actions, *EVERYWHERE) if a.risky]
+        action = rng.choice(risky)
         return Rule(form, consent_patterns(Pattern((action.verb,), (action.target,)), action.target))
     if form == "cap":
         return Rule(form, (_above(place, rng),))
     if form == "when_before":
-        return Rule(form, (_simple(place, rng), _above(place, rng)))
+        return Rule(form, (_simple(flow, place, rng), _above(place, rng)))
     if form == "at_most" and rng.random() < 0.3:
         return Rule(form, (Pattern(),), rng.randint(6, 12))
     if FORMS[form].counts:
-        pattern = (
-            Pattern((rng.choice(("click", "input", "select", "navigate")),))
-            if rng.random() < 0.4
-            else _simple(place, rng)
-        )
-        return Rule(
-            form, (pattern,), rng.randint(2, 4) if not pattern.targets else rng.randint(1, 2) + (form == "at_least")
-        )
-    first = _pattern(place, rng)
+        if rng.random() < 0.4:
+            return Rule(form, (Pattern((rng.choice(("click", "input", "select", "navigate")),)),), rng.randint(2, 4))
+        return Rule(form, (_simple(flow, place, rng),), rng.randint(1, 2) + (form == "at_least"))
+    first = _pattern(flow, place, rng)
     if FORMS[form].patterns == 1:
         return Rule(form, (first,))
-    second = _pattern(place, rng)
+    second = _pattern(flow, place, rng)
     while _overlap(first, second):
-        second = _simple(place, rng)
+        second = _simple(flow, place, rng)
     return Rule(form, (first, second))
 
 
@@ -131,9 +139,14 @@ def _overlap(one: Pattern, other: Pattern) -> bool:
     )
 
 
-def _simple(place: Place, rng: random.Random) -> Pattern:
-    action = rng.choice(place.actions if rng.random() < 0.6 else EVERYWHERE)
+def _simple(flow: Sequence[Action], place: Place, rng: random.Random) -> Pattern:
+    action = rng.choice(flow if rng.random() < 0.75 else (*place.actions, *EVERYWHERE))
     return Pattern((action.verb,), (action.target,))
+
+
+def number_fields(place: Place) -> list[Action]:
+    """What takes three numbers or more, and nothing else."""
+    return [a for a in place.actions if a.verb == "input" and len(a.values) > 2 and all(v.isdigit() for v in a.values)]
 
 
 def _above(place: Place, rng: random.Random) -> Pattern:
@@ -143,24 +156,19 @@ def _above(place: Place, rng: random.Random) -> Pattern:
     return Pattern((field.verb,), (field.target,), above=float(rng.choice(numbers[1:-1])))
 
 
-def number_fields(place: Place) -> list[Action]:
-    """What takes three numbers or more, and nothing else."""
-    return [a for a in place.actions if a.verb == "input" and len(a.values) > 2 and all(v.isdigit() for v in a.values)]
-
-
-def _pattern(place: Place, rng: random.Random) -> Pattern:
+def _pattern(flow: Sequence[Action], place: Place, rng: random.Random) -> Pattern:
     """One action; or one of its values, a group of words, pages by a part of their address, a secret."""
     kind = rng.random()
-    if kind < 0.64:
-        return _simple(place, rng)
-    if kind < 0.78:
-        choices = [a for a in (*place.actions, *EVERYWHERE) if a.verb == "select"]
-        action = rng.choice(choices) if choices else None
-        if action is not None and action.values:
-            return Pattern(("select",), (action.target,), values=(rng.choice(action.values),))
-    if kind < 0.88:
+    if kind < 0.72:
+        return _simple(flow, place, rng)
+    if kind < 0.84:
+        choices = [a for a in flow if a.verb == "select" and a.values]
+        choices = choices or [a for a in (*place.actions, *EVERYWHERE) if a.verb == "select" and a.values]
+        action = rng.choice(choices)
+        return Pattern(("select",), (action.target,), values=(rng.choice(action.values),))
+    if kind < 0.92:
         return Pattern(("click",), words=rng.choice(GROUPS))
-    if kind < 0.95:
+    if kind < 0.96:
         return Pattern(("navigate",), words=rng.choice(ADDRESSES))
     return Pattern(("input",), contains=(rng.choice(SECRETS),))
 
