@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from datamodules.bank import PolicyBank
 from datamodules.corpus.agent_rules import entries
@@ -137,6 +138,7 @@ def load_policyguard(
     wanted = wanted if max_rows is None else min(wanted, max_rows)
     tally, samples, seen = Tally(), [], set()
     number = 0
+    progress = tqdm(total=wanted, desc="policyguard", unit="trajectory", leave=False)
     while len(samples) < wanted:
         if number > 20 * wanted + 1000:
             raise DataError("policyguard: too few pairs of both labels: give fewer held-out domains or a larger scale")
@@ -155,6 +157,8 @@ def load_policyguard(
             tally.dropped["too few rules with both labels"] += 1
             continue
         samples.append(_sample(run, pairs, split, held_out, rng, words))
+        progress.update()
+    progress.close()
     return Corpus(samples, bank, report(samples, tally, domains, held_out))
 
 
