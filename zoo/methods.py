@@ -23,6 +23,7 @@ from zoo.core.orders import order_named
 from zoo.core.tables import text_table
 from zoo.evaluate import evaluate
 from zoo.omniguard.model import omniguard
+from zoo.policyguard.model import policyguard
 from zoo.registry import recipe_backbone, save
 from zoo.routeguard import recipe as routeguard
 from zoo.routeguard.tables import routing_table
@@ -66,7 +67,11 @@ def _build_guard(config: dict[str, Any], data: GuardDataModule) -> GuardModule:
 
 def _module(guard: Guard, config: dict[str, Any]) -> GuardModule:
     return GuardModule(
-        guard, loss=LossWeights(**config["loss"]), max_categories=config["max_categories"], **config["optim"]
+        guard,
+        loss=LossWeights(**config["loss"]),
+        max_categories=config["max_categories"],
+        steps=config.get("steps", 0),
+        **config["optim"],
     )
 
 
@@ -88,6 +93,10 @@ def _check_thinkguard(config: dict[str, Any]) -> None:
 
 def _build_thinkguard(config: dict[str, Any], data: GuardDataModule) -> GuardModule:
     return _module(thinkguard(config["backbone"], data.default_policy, config["recipe"], config["order"]), config)
+
+
+def _build_policyguard(config: dict[str, Any], data: GuardDataModule) -> GuardModule:
+    return _module(policyguard(config["backbone"], data.default_policy, config["recipe"]), config)
 
 
 def _finish_guard(module: GuardModule, data: GuardDataModule, config: dict[str, Any], run: Path) -> dict[str, Any]:
@@ -126,6 +135,7 @@ def _finish_tagger(
 METHODS = {
     "omniguard": Method(_build_guard, _finish_guard, text_table, _check_guard),
     "thinkguard": Method(_build_thinkguard, _finish_guard, text_table, _check_thinkguard),
+    "policyguard": Method(_build_policyguard, _finish_guard, text_table, _check_guard),
     "routeguard": Method(
         routeguard.build_routeguard, routeguard.finish_routeguard, routing_table, routeguard.check, several=False
     ),
