@@ -89,7 +89,7 @@ class GuardDataModule(L.LightningDataModule):
 
     Args:
         source: sample (rendered scenes and permissive text), real (labelled public files under `data_dir`), guardzoo
-            (all labelled text and trajectories there) or manifest.
+            (all labelled text and trajectories there), policyguard (rules and agents' trajectories) or manifest.
         path: the manifest, for source="manifest".
         data_dir: the folder that the files lie in; default: the manifest's folder.
         policy: a policy file (or Policy) that replaces the source's entries; default for manifests: the 15 categories.
@@ -102,7 +102,7 @@ class GuardDataModule(L.LightningDataModule):
         balance: 0 equal shares of the modalities, 1 their natural ones.
         shares: factors on those shares, by modality.
         bucket: training batches of similar length, for text alone.
-        held_out: for guardzoo, the sources that are for test alone; None: `guardzoo.HELD_OUT`.
+        held_out: what is for test alone: sources of guardzoo (None: `guardzoo.HELD_OUT`), or domains of policyguard.
         critic: who explains training rows: own (their own critiques), annotations, endpoint or none.
         augment: how training changes media at random: shift (sounds, by up to a quarter of their length) or None.
         endpoint: settings of the endpoint that critiques come from (`transforms.endpoint.EndpointSettings`).

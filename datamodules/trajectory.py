@@ -26,6 +26,7 @@ A trajectory becomes one `Sample` with target "trajectory":
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,8 +49,8 @@ class Step:
     """One action: what is done (`verb`), to what, with which value, and what came back.
 
     `verb` is made lower-case and an alias becomes its verb (`VERBS`: those of arXiv 2510.03485, calls of tools, and
-    questions and messages to a person). Any other verb is kept as it is: it is rendered like the others, counts as a
-    step, and matches a rule only where the rule names no verb. Raises `DataError` for an empty verb.
+    questions and messages to a person). Any other verb is kept, as one word: it is rendered like the others, counts as
+    a step, and matches a rule only where the rule names that verb or none. Raises `DataError` for an empty verb.
     """
 
     verb: str
@@ -63,9 +64,10 @@ class Step:
             if not isinstance(given, str) and not (given is None and name in ("value", "observation")):
                 raise DataError(f"step: {name} must be text, got {given!r}")
         verb = " ".join(self.verb.lower().split())
+        verb = ALIASES.get(verb) or re.sub(r"[^\w.-]+", "_", verb)  # one word: a verb cannot pass for a target
         if not verb:
             raise DataError("a step has an empty verb: name what was done, such as click or call")
-        object.__setattr__(self, "verb", ALIASES.get(verb, verb))
+        object.__setattr__(self, "verb", verb)
 
     @property
     def known(self) -> bool:

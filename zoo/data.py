@@ -6,6 +6,8 @@
 `python -m zoo.data sources` lists the public data sets with their licences.
 `python -m zoo.data guardzoo data_dir=DIR [licences=permissive] [seed=0] [max_rows=N] [json=FILE]` prints GuardZoo's
 sources × categories, and what was left out; `json` writes the same counts to a file.
+`python -m zoo.data policyguard [data_dir=DIR] [held_out=gitlab] [scale=1] [seed=0] [licences=permissive] [json=FILE]`
+prints the generated bench's domains × rule types, and its splits.
 `python -m zoo.data thud in=DIR out=DIR [edits=shift,mute,swap] [deltas=-2,2] [seed=0] [band=LOW,HIGH] [split=test]`
 changes the sound of MP4 and WebM clips and leaves their pictures as they are; `out` gets the clips and a manifest.
 """
@@ -19,6 +21,7 @@ from typing import Any
 
 from datamodules.assets import ASSETS, resolve
 from datamodules.guardzoo import load_guardzoo
+from datamodules.policyguardbench import load_policyguard
 from datamodules.schema import SPLITS, DataError, near
 from datamodules.sources.fetching import RAW, rebuild
 from datamodules.sources.registry import GUARDZOO, SOURCES
@@ -29,9 +32,11 @@ from zoo.core.run import write_json
 from zoo.core.source_table import source_tables
 from zoo.core.tables import markdown_table
 from zoo.fit import build_data
+from zoo.policyguard.tables import bench_tables
 
-VERBS = ("fetch", "count", "sources", "guardzoo", "thud")
+VERBS = ("fetch", "count", "sources", "guardzoo", "policyguard", "thud")
 GUARDZOO_KEYS = ("data_dir", "licences", "seed", "max_rows", "json")
+POLICYGUARD_KEYS = ("data_dir", "held_out", "scale", "seed", "licences", "json")
 THUD_KEYS = ("in", "out", "edits", "deltas", "seed", "band", "split")
 PACKS = {"guardzoo": [source.module for source in GUARDZOO.values()]}
 
@@ -103,6 +108,23 @@ def guardzoo(arguments: list[str]) -> None:
     print(source_tables(report))
 
 
+def policyguard(arguments: list[str]) -> None:
+    given = split_arguments(arguments)
+    for key in given:
+        if key not in POLICYGUARD_KEYS:
+            raise DataError(f"policyguard has no key {key!r}{near(key, POLICYGUARD_KEYS)}")
+    report = load_policyguard(
+        given.get("data_dir") or None,
+        seed=_number("seed", given.get("seed", "0")),
+        scale=_decimals("scale", given.get("scale", "1"))[0],
+        licences=given.get("licences", "permissive"),
+        held_out=tuple(name for name in given.get("held_out", "").strip("[]").split(",") if name),
+    ).report
+    if given.get("json"):
+        write_json(Path(given["json"]), report)
+    print(bench_tables(report))
+
+
 def thud(arguments: list[str]) -> int:
     given = split_arguments(arguments)
     for key in given:
@@ -158,6 +180,8 @@ def main(arguments: list[str]) -> int:
         sources()
     elif verb == "guardzoo":
         guardzoo(arguments[1:])
+    elif verb == "policyguard":
+        policyguard(arguments[1:])
     elif verb == "thud":
         return thud(arguments[1:])
     else:
