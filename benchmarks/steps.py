@@ -2,8 +2,8 @@
 
 Also `steps=9` and `rounds=5`. A trajectory under eight rules, judged after each step and at its end, in one run: each
 prefix by itself, all prefixes as rows of one batch, all in one pass, and as a stream that keeps keys and values.
-`words` is `tiny_words` as a recipe makes it; `tokens` is a random causal LM of the same size, which reads a rule's words
-in each question again. Each way is timed in turn, so that a busy machine slows all of them.
+`words` is `tiny_words` as a recipe makes it; `tokens` is a random causal LM of the same size, which reads a
+rule's words in each question again. Each way is timed in turn, so that a busy machine slows all of them.
 """
 
 from __future__ import annotations

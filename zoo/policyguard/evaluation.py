@@ -13,6 +13,7 @@ from tqdm import tqdm
 from datamodules.sampling import process
 from datamodules.schema import Sample
 from zoo.core.guard import Guard
+from zoo.core.tables import markdown_table, text_table
 from zoo.core.watch import StepVerdict
 from zoo.policyguard.metrics import by_slice, detection, ea_f1, prefix_metrics
 from zoo.policyguard.pairs import Pairs, pairs_of
@@ -86,3 +87,22 @@ def latency(guard: Guard, samples: Sequence[Sample]) -> dict[str, float]:
     return {
         name: round(statistics.median(v), 2) for name, v in (("example", whole), ("pair", pair), ("step", step)) if v
     }
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """What `fit` prints: trajectories as a whole, pairs by slice, and what was known after each prefix."""
+    whole = {"overall": metrics.get("overall"), "by_slice": metrics.get("by_slice")}  # rules are too many to be listed
+    own = metrics["policyguard"]
+    head = ["pairs", "n", "F1", "balanced accuracy", "AUPRC", "accuracy"]
+    keys = ("n", "f1", "balanced_accuracy", "auprc", "accuracy")
+    rows = [
+        [f"{kind} {name}", *(m[k] for k in keys)] for kind, cells in own["pairs"].items() for name, m in cells.items()
+    ]
+    parts = [text_table(whole), markdown_table(head, rows)]
+    head = ["known after", "n", "F1", "balanced accuracy", "majority accuracy", "accuracy"]
+    keys = ("n", "f1", "balanced_accuracy", "majority_accuracy", "accuracy")
+    parts.append(markdown_table(head, [[k, *(m["already"][x] for x in keys)] for k, m in own["prefixes"].items()]))
+    head = ["alarm at", "detected", "at once", "mean delay", "false alarms a trajectory"]
+    keys = ("detected", "at_once", "delay_mean", "false_alarms_per_trajectory")
+    parts.append(markdown_table(head, [[f"{d['threshold']:.2f}", *(d[k] for k in keys)] for d in own["detection"]]))
+    return "\n\n".join(parts)
