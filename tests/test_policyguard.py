@@ -212,7 +212,7 @@ def test_it_is_the_agent_expert_of_a_routeguard(tmp_path):
         c = guard.backbone.experts["agent"].calibration
         alone = plain_agent.moderate(sample, policy=RULES)
         for id in RULES.ids:
-            odds = torch.logit(torch.tensor(alone.categories[id], dtype=torch.float64))
+            odds = float(torch.logit(torch.tensor(alone.categories[id], dtype=torch.float64)))
             expected = torch.sigmoid(torch.tensor(c.category(odds)))
             assert verdict.categories[id] == pytest.approx(float(expected), abs=1e-4)
     save(guard, tmp_path / "model", "routeguard", "card")

@@ -159,7 +159,8 @@ def test_one_pass_separate_passes_and_the_stream_agree(backbone, order):
         steps = [watch.step(step) for step in {"t": STEPS, "short": STEPS[1:4], "empty": ()}[sample.id]]
         for mine, theirs in zip([*steps, watch.close()], verdicts):
             close(mine, theirs)
-    assert len({round(v.score, 4) for v in found[0]}) == 6, "the verdict does not depend on the step"
+    # An order that does not watch asks the same after the last step and at the end.
+    assert len({round(v.score, 5) for v in found[0]}) == 5 + order.watches, "the verdict does not depend on the step"
 
 
 def test_states_are_probabilities_of_one_question(backbone):
