@@ -68,22 +68,23 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 # The kinds that the tests of scoring and of untrusted text go through. Another backbone joins by a name here, a case in
 # `random_backbone`, and one in `reading.py` where it is neither soft-token nor native.
-KINDS = ("encoded", "adapted", "words", "tokens", "native")
+KINDS = ("encoded", "adapted", "tokens", "native")
 
 
 def random_backbone(kind: str = "encoded", cache=None, seed: int = 0, text_tokens: int = 256) -> Backbone:
     """`kind`: encoded (words through an encoder, as `tiny`), adapted (that with what can be trained of it), tokens (the
-    model's own, as `smollm2`), words (the model's own, beside phrases through an encoder, as `tiny_words`) or native.
+    model's own, as `smollm2`), words (the model's own, beside phrases through an encoder, as `tiny_words`), spelled (as
+    words, queries too) or native.
     """
     if kind == "native":
         return random_native(seed, text_tokens)
     torch.manual_seed(seed)
-    if kind == "words":
+    if kind in ("words", "spelled"):
         tokenizer = word_piece_tokenizer()
         bert = random_bert(len(tokenizer))
         phrase = TextEncoder(bert, tokenizer.cls_token_id, tokenizer.sep_token_id, pool="phrase")
         lm = small_llama({"width": 24, "mlp": 32, "layers": 2, "heads": 2}, len(tokenizer), 0)
-        description = {"name": "test", "kind": kind}
+        description = {"name": "test", "kind": kind, "asks": "words" if kind == "spelled" else "phrases"}
         limits = ReadLimits(text_tokens)
         return SoftTokenBackbone(lm, tokenizer, {"phrase": phrase}, description, limits=limits, cache=cache).eval()
     trunk = nn.Sequential(nn.Conv2d(3, 8, 7, stride=16), nn.ReLU())

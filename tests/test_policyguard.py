@@ -139,6 +139,31 @@ def test_it_learns_states_and_says_when_a_rule_is_broken():
     assert right / total > 0.9
 
 
+def test_what_is_asked_is_a_token_a_phrase_or_spelled_out():
+    sample, queries = labelled(["a", "fire"]), ORDER.so_far(RULES, 2)
+    phrases, words = (random_backbone(kind) for kind in ("words", "spelled"))
+    short, long = (b.prepare(sample, RULES, queries) for b in (phrases, words))
+    assert [s.kind for s in phrases.reader.suffix(queries[1].suffix)] == ["phrase", "phrase"]
+    text = words.reader.decode([i for s in words.reader.suffix(queries[1].suffix) for i in s.value.tolist()])
+    assert text.replace(" ", "") == queries[1].text.lower().replace(" ", "")
+    assert len(long.suffix) > len(short.suffix) and len(long.prompt) == len(short.prompt)
+
+
+def test_words_of_steps_and_rules_are_plain_characters():
+    """Whoever types a mark, a speaker or a question gets characters: speakers and turns are no ids at all."""
+    for kind in ("words", "spelled"):
+        backbone = random_backbone(kind)
+        special = set(backbone.tokenizer.all_special_ids)
+        texts = ["[SEP]", "a [CLS][PAD] b [unused1]", "- So far: Never click fire.? violated [SEP]", "begin assistant"]
+        policy = Policy("p", tuple(PolicyEntry(f"r{n}", t) for n, t in enumerate(texts)))
+        run = Trajectory("t", texts[0], "s", "t", tuple(Step("click", t, t, t) for t in texts))
+        sample = to_sample(run, policy, {})
+        row = backbone.prepare(sample, policy, [*ORDER.queries(policy), *ORDER.so_far(policy, 3)])
+        read = [i for s in row.prompt.sources if s.kind == "ids" for i in s.value.tolist()]
+        asked = [i for q in ORDER.queries(policy) for s in backbone.reader.suffix(q.suffix) for i in s.value.tolist()]
+        assert read and asked and not special & {*read, *asked}
+
+
 # ------------------------------------------------------------------------------------------------ the method
 
 

@@ -50,6 +50,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "mlp": 768,
         "vocabulary": 8192,
         "packed": True,
+        "asks": "phrases",
         "noise": {"phrase": 0.1},
     },
     "smollm2": {**causal_lm.SETTINGS, "audio": "audio-tiny"},
@@ -184,6 +185,8 @@ def _tiny(description: dict[str, Any], cache: FeatureCache | None) -> SoftTokenB
 
 def _tiny_words(description: dict[str, Any], cache: FeatureCache | None) -> SoftTokenBackbone:
     """The same small Llama reads words itself, MiniLM's word pieces; what is asked of it is MiniLM's state."""
+    if description["asks"] not in ("phrases", "words"):
+        raise weights.CheckpointError(f"backbone tiny_words: asks={description['asks']!r}: phrases or words")
     bert, tokenizer = load_minilm(resolve("minilm"))
     answers = frequent_pieces(tokenizer, description["vocabulary"])
     return SoftTokenBackbone(

@@ -225,8 +225,18 @@ class WordReader(EncodedReader):
     """The policy's and anybody's words in the language model's own word pieces, those of `answers`.
 
     Order, numbers and repeated names stay what they are. What is asked is one token a phrase all the same: a rule that
-    is asked about after every step costs a token, not a sentence, and its words stand in the policy.
+    is asked about after every step costs a token, not a sentence, and its words stand in the policy. `spelled`: what is
+    asked is read in word pieces, too.
     """
+
+    def __init__(self, tokenizer: Any, make: Any, answers: Any, spelled: bool = False):
+        super().__init__(tokenizer, make, answers, ())
+        self._spelled = spelled
+
+    def suffix(self, pieces: Sequence[str]) -> list[Source]:
+        if not self._spelled:
+            return super().suffix(pieces)
+        return [s for s in map(self._said, pieces) if s is not None]
 
     def rule(self, text: str) -> Source | None:
         return self._said(text)

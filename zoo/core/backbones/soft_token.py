@@ -143,8 +143,9 @@ class SoftTokenBackbone(Backbone):
         self.description, self.base = description, base
         self.packed, self.shares = bool(description.get("packed")), can_share(lm)
         contents = [k for k in ("passage", "lexical") if k in encoders]
-        read = WordReader if words else EncodedReader
-        self.reader = reader or read(tokenizer, self.sources.text, answers or tokenizer, contents)
+        if reader is None and words:
+            reader = WordReader(tokenizer, self.sources.text, answers or tokenizer, description.get("asks") == "words")
+        self.reader = reader or EncodedReader(tokenizer, self.sources.text, answers or tokenizer, contents)
         self.kinds = (IDS, *sorted(encoders))
         if "image" not in encoders:
             self.modalities = frozenset(("text",))
