@@ -23,7 +23,7 @@ from zoo import cli
 from zoo.config import split_arguments
 from zoo.core.backbones import build, describe
 from zoo.core.backbones.base import Scores
-from zoo.core.guard import Guard
+from zoo.core.guard import Calibration, Guard
 from zoo.core.orders import order_named
 from zoo.core.run import write_json
 from zoo.core.watch import StepVerdict, known
@@ -128,7 +128,8 @@ def guard_over(lm: str, folder: Path) -> Guard:
     else:
         path = small_language_model(folder, width=258)
         backbone = build(describe("causal_lm", path=str(path), tuning="full"))
-    return Guard(backbone, RULES, order=order_named("policyguard"))
+    # A random model is sure of the option with the fewest tokens: at these temperatures it is not, and scores differ.
+    return Guard(backbone, RULES, Calibration(20.0, 0.5, 20.0, 0.5, 0.5), order=order_named("policyguard"))
 
 
 def main(arguments: list[str]) -> int:

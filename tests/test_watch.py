@@ -58,9 +58,9 @@ def backbone(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def small():
-    """Room for few steps: 96 tokens, 20 a message."""
+    """Room for few steps: 256 tokens, which are letters here, and 48 a message."""
     backbone = sharp(random_backbone("words"))
-    backbone.limits = dataclasses.replace(backbone.limits, text_tokens=96, step_tokens=20)
+    backbone.limits = dataclasses.replace(backbone.limits, text_tokens=256, step_tokens=48)
     return backbone
 
 
@@ -235,7 +235,7 @@ def test_a_thousand_steps(small):
     for step, expected in zip(steps[:80], verdicts):  # ten times what fits
         close(watch.step(step), expected)
     close(watch.close(), guard.prefixes(sample_of(steps[:80]))[-1])
-    assert watch._stream._past.width < 3 * 96 + 64
+    assert watch._stream._past.width < 2 * 256
     assert sum(r is not None for r in watch._stream._rows) < 40
     # a row by itself is read from the last window; it says that it is not whole
     assert guard.moderate(sample_of(steps)).truncated
