@@ -211,21 +211,21 @@ def prefixes(
     known_of: dict[int, list[list[Known]]] = {i: [] for i in range(len(samples))}
     for start in range(0, len(flat), batch_size):
         part = flat[start : start + batch_size]
-        rows = []
-        for i, span in part:
-            queries = [q for end in span.ends for q in guard.order.so_far(policies[i], end)]
-            if span.last:
-                whole = len(span.messages)  # asked after all of them: it closes them itself
-                queries += [dataclasses.replace(q, after=whole) for q in guard.order.queries(policies[i])]
-            shown = samples[i].replace(messages=span.messages)
-            rows.append(guard.backbone.prepare(shown, policies[i], queries))
-        scores = guard.backbone.score_batch(guard.backbone.collate(rows).to(guard.device))
+        rows, groups = [], []
         for n, (i, span) in enumerate(part):
-            asked = len(span.ends) + span.last
-            size = asked * (1 + len(policies[i]))
-            shape = (asked, 1 + len(policies[i]), scores.logp.shape[-1])
-            mine = Scores(scores.logp[n, :size].view(shape), scores.tokens[n, :size].view(shape))
-            known_of[i].append(known(guard, mine) if asked else [])
+            whole = len(span.messages)
+            shown = samples[i].replace(messages=span.messages)
+            rows.append(guard.backbone.prepare(shown, policies[i], guard.order.so_far(policies[i], whole)[:1]))
+            groups += [(n, guard.order.so_far(policies[i], end)) for end in span.ends]
+            if span.last:  # asked after all of them: it closes them itself
+                groups.append((n, [dataclasses.replace(q, after=whole) for q in guard.order.queries(policies[i])]))
+        scores = guard.backbone.score_groups(rows, groups)
+        done = 0
+        for i, span in part:
+            asked, queries = len(span.ends) + span.last, 1 + len(policies[i])
+            mine = slice(done, done + asked)
+            known_of[i].append(known(guard, Scores(scores.logp[mine, :queries], scores.tokens[mine, :queries])))
+            done += asked
     return [
         _verdicts(guard, s, p, x, known_of[i], threshold) for i, (s, p, x) in enumerate(zip(samples, policies, laid))
     ]

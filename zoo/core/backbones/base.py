@@ -47,6 +47,19 @@ class Scores:
         return logp[..., 1] - torch.cat([logp[..., :1], logp[..., 2:]], dim=-1).logsumexp(-1)
 
 
+def joined(parts: Sequence[Scores]) -> Scores:
+    """Scores of several batches as one, padded to the most queries and options."""
+    size = [max(p.logp.shape[d] for p in parts) for d in (1, 2)]
+    logp, tokens = [], []
+    for part in parts:
+        more = (0, size[1] - part.logp.shape[2], 0, size[0] - part.logp.shape[1])
+        asked = nn.functional.pad(part.tokens, more)
+        none, some = asked == 0, (asked > 0).any(-1, keepdim=True)
+        logp.append(nn.functional.pad(part.logp, more).masked_fill(none & some, -torch.inf))
+        tokens.append(asked)
+    return Scores(torch.cat(logp), torch.cat(tokens))
+
+
 @dataclass
 class ExportParts:
     """What `zoo.export` writes.
@@ -128,6 +141,10 @@ class Backbone(nn.Module, ABC):
 
         Raises `DataError` for a backbone that can only be asked after all of them.
         """
+        raise DataError(f"backbone {self.describe()['name']} {WHOLE_ONLY}")
+
+    def score_groups(self, rows: Sequence[Any], groups: Sequence[tuple[int, Sequence[Query]]]) -> Scores:
+        """Scores [g, q, o] of groups of queries within prepared rows. Raises `DataError` as `sights`."""
         raise DataError(f"backbone {self.describe()['name']} {WHOLE_ONLY}")
 
     def stream(self, policy: Policy, target: str = "trajectory") -> Stream:

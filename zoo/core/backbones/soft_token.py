@@ -21,7 +21,7 @@ from datamodules.schema import MediaError, Part, Policy, Sample
 from datamodules.transforms.augment import Augment
 from zoo.core.backbones import branches as br
 from zoo.core.backbones import passes, sight
-from zoo.core.backbones.base import Backbone, ExportParts, Scores
+from zoo.core.backbones.base import Backbone, ExportParts, Scores, joined
 from zoo.core.backbones.generation import Past, greedy
 from zoo.core.backbones.packing import Packing, pack, packed_pass
 from zoo.core.backbones.prefix import can_share, common_prefix
@@ -38,6 +38,7 @@ from zoo.core.query import Query
 
 TYPES = ("template", "policy", "content", "query", "image", "frame", "sound", "track", "turn", "speaker")
 TYPE = {name: i for i, name in enumerate(TYPES)}
+GROUP_TOKENS = 16384  # whose keys and values groups of queries have at once
 
 
 @dataclass
@@ -368,6 +369,23 @@ class SoftTokenBackbone(Backbone):
         suffix, branches = suffix.to(past.lengths.device), branches.to(past.lengths.device)
         hidden = passes.go_on(self.lm, past, self.embed(suffix), branches)  # [b, T, d]
         return br.gather_scores(branches, hidden, self.lm.get_output_embeddings())
+
+    def score_groups(self, rows: Sequence[Prepared], groups: Sequence[tuple[int, Sequence[Query]]]) -> Scores:
+        """Scores [g, q, o] of groups of queries, each after the row that it names; prompts are read once.
+
+        Groups lie side by side: in one sequence, branches that are blind to each other would cost as if they were not.
+        """
+        state = self.encode(self.collate(rows).to(self.lm.get_input_embeddings().weight.device))
+        laid = [self.lay_queries(queries, rows[n].ends) for n, queries in groups]
+        size = max(1, GROUP_TOKENS // (state.width + max((len(r) for r, _ in laid), default=0)))
+        parts = []
+        for start in range(0, len(groups), size):
+            mine = laid[start : start + size]
+            at = torch.tensor([n for n, _ in groups[start : start + size]], device=state.lengths.device)
+            past = Past(br.fork(state.cache, at), state.lengths[at], state.width, state.after[at])
+            suffix = collate_tokens([r for r, _ in mine], self.kinds)
+            parts.append(self.go_on(past, suffix, br.collate([b for _, b in mine])))
+        return joined(parts)
 
     def stream(self, policy: Policy, target: str = "trajectory") -> Stream:
         return Stream(self, policy, target)
