@@ -14,7 +14,7 @@ from datamodules.schema import Policy, PolicyEntry
 
 VERDICT_OPTIONS = ("safe", "unsafe")
 CATEGORY_OPTIONS = ("no", "yes")
-# Of a rule, while the agent still acts: the `STATES` of `datamodules.trajectory`, in their order, in words of one piece:
+# Of a rule, while the agent still acts: the `STATES` of `datamodules.trajectory`, in their order. Each is one piece, for
 # options are read after every step for every rule.
 STATE_OPTIONS = ("open", "broken", "safe")
 EXPLANATION = "- Explanation:"
