@@ -14,7 +14,7 @@ from datamodules.schema import Policy, PolicyEntry
 
 VERDICT_OPTIONS = ("safe", "unsafe")
 CATEGORY_OPTIONS = ("no", "yes")
-# Of a rule, while the agent still acts: the `STATES` of `datamodules.trajectory`, in their order. Each is one piece, for
+# Of a rule, while the agent still acts: the `STATES` of `datamodules.trajectory`, in their order. Each is one piece:
 # options are read after every step for every rule.
 STATE_OPTIONS = ("open", "broken", "safe")
 EXPLANATION = "- Explanation:"
