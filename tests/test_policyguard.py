@@ -58,7 +58,7 @@ def test_training_asks_of_the_end_and_of_steps():
     assert asked[:3] == [(VERDICT, None, "unsafe"), (CATEGORY, None, "yes"), (CATEGORY, None, "no")]
     assert asked[3:9] == [
         (STATE, 2, "safe"), (STATE, 2, "open"), (STATE, 2, "open"),
-        (STATE, 4, "unsafe"), (STATE, 4, "violated"), (STATE, 4, "safe"),
+        (STATE, 4, "unsafe"), (STATE, 4, "broken"), (STATE, 4, "safe"),
     ]  # fmt: skip
     assert all(RULES.entries[0].name in q.text for q in (queries[1], queries[4]))
     assert all(e.name not in queries[0].text for e in RULES.entries)  # the verdict recalls no rule
@@ -71,7 +71,7 @@ def test_a_verdict_after_a_step_is_asked_where_it_is_known():
     wide = Policy("wide", (*RULES.entries, entry))
     sample = labelled(["a", "fire"]).replace(policy=wide)
     found = [[(q.options[o]) for q, o in state_targets(sample, wide, ORDER, [n])] for n in (1, 2)]
-    assert found == [["open", "open"], ["unsafe", "violated", "open"]]
+    assert found == [["open", "open"], ["unsafe", "broken", "open"]]
 
 
 def test_steps_of_training_are_drawn_and_in_sight():
@@ -158,7 +158,7 @@ def test_words_of_steps_and_rules_are_plain_characters():
         policy = Policy("p", tuple(PolicyEntry(f"r{n}", t) for n, t in enumerate(texts)))
         run = Trajectory("t", texts[0], "s", "t", tuple(Step("click", t, t, t) for t in texts))
         sample = to_sample(run, policy, {})
-        row = backbone.prepare(sample, policy, [*ORDER.queries(policy), *ORDER.so_far(policy, 3)])
+        row = backbone.prepare(sample, policy, [*ORDER.queries(policy), *ORDER.so_far(policy, len(sample.messages))])
         read = [i for s in row.prompt.sources if s.kind == "ids" for i in s.value.tolist()]
         asked = [i for q in ORDER.queries(policy) for s in backbone.reader.suffix(q.suffix) for i in s.value.tolist()]
         assert read and asked and not special & {*read, *asked}

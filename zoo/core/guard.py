@@ -163,6 +163,9 @@ class Guard(nn.Module):
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """In evaluation mode within the block."""
+        if not (self.training or self.backbone.training):  # a stream comes here twice a step: modules are many
+            yield
+            return
         was_training = self.training
         self.eval()
         try:

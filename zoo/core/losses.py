@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from datamodules.schema import Policy, Sample
-from datamodules.trajectory import prefixes_of
+from datamodules.trajectory import STATES, prefixes_of
 from zoo.core.backbones.base import Scores
 from zoo.core.orders import VERDICT_FIRST, Order
-from zoo.core.query import STATE_OPTIONS, Query
+from zoo.core.query import Query
 
 VERDICT, CATEGORY, CRITIQUE, LINE, STATE = range(5)
 PARTS = ("verdict", "categories", "critique", "lines", "states")
@@ -105,7 +105,7 @@ def state_targets(sample: Sample, policy: Policy, order: Order, steps: Sequence[
         states = [marked.states[id][step - 1] if id in marked.states else None for id in policy.ids]
         if "violated" in states or None not in states:
             out.append((verdict, int("violated" in states)))
-        out += [(query, STATE_OPTIONS.index(state)) for query, state in zip(rules, states) if state is not None]
+        out += [(query, STATES.index(state)) for query, state in zip(rules, states) if state is not None]
     return out
 
 

@@ -17,16 +17,15 @@ from torch import Tensor
 
 from datamodules.bank import rng_for
 from datamodules.schema import DataError, Message, Part, Policy, Sample
-from datamodules.trajectory import Step, prefixes_of, step_messages
+from datamodules.trajectory import STATES, Step, prefixes_of, step_messages
 from zoo.core.backbones.base import Scores
-from zoo.core.query import STATE_OPTIONS
 from zoo.core.verdict import Verdict
 
 if TYPE_CHECKING:
     from zoo.core.backbones.sight import Sight
     from zoo.core.guard import Calibration, Guard
 
-SAFE = STATE_OPTIONS.index("safe")
+SAFE = STATES.index("safe")
 
 
 @dataclass
@@ -175,9 +174,8 @@ class Span:
     truncated: tuple[bool, ...]  # of each step, and of the closed trajectory
 
 
-def spans(guard: Guard, sample: Sample, policy: Policy) -> list[Span]:
+def spans(sample: Sample, sights: Sequence[Sight]) -> list[Span]:
     """The sample's steps by what is in sight after them: one span, unless old steps have to go."""
-    sights = guard.backbone.sights(sample, policy)
     ends = step_ends(sample)
     total = len(sample.messages)
     places = [*ends, total]  # the last one closes
@@ -206,29 +204,35 @@ def prefixes(
     """See `Guard.prefixes`."""
     check(guard, threshold)
     policies = [guard.policy_for(s, policy) for s in samples]
-    laid = [spans(guard, s, p) for s, p in zip(samples, policies)]
+    whole = [_row(guard, s, p) for s, p in zip(samples, policies)]
+    laid = [spans(s, row.sights) for s, row in zip(samples, whole)]
     flat = [(i, span) for i, all_spans in enumerate(laid) for span in all_spans]
     known_of: dict[int, list[list[Known]]] = {i: [] for i in range(len(samples))}
     for start in range(0, len(flat), batch_size):
         part = flat[start : start + batch_size]
         rows, groups = [], []
         for n, (i, span) in enumerate(part):
-            whole = len(span.messages)
             shown = samples[i].replace(messages=span.messages)
-            rows.append(guard.backbone.prepare(shown, policies[i], guard.order.so_far(policies[i], whole)[:1]))
+            rows.append(whole[i] if len(laid[i]) == 1 else _row(guard, shown, policies[i]))
             groups += [(n, guard.order.so_far(policies[i], end)) for end in span.ends]
             if span.last:  # asked after all of them: it closes them itself
-                groups.append((n, [dataclasses.replace(q, after=whole) for q in guard.order.queries(policies[i])]))
+                queries = guard.order.queries(policies[i])
+                groups.append((n, [dataclasses.replace(q, after=len(span.messages)) for q in queries]))
         scores = guard.backbone.score_groups(rows, groups)
         done = 0
         for i, span in part:
-            asked, queries = len(span.ends) + span.last, 1 + len(policies[i])
+            asked, width = len(span.ends) + span.last, 1 + len(policies[i])
             mine = slice(done, done + asked)
-            known_of[i].append(known(guard, Scores(scores.logp[mine, :queries], scores.tokens[mine, :queries])))
+            known_of[i].append(known(guard, Scores(scores.logp[mine, :width], scores.tokens[mine, :width])))
             done += asked
     return [
         _verdicts(guard, s, p, x, known_of[i], threshold) for i, (s, p, x) in enumerate(zip(samples, policies, laid))
     ]
+
+
+def _row(guard: Guard, sample: Sample, policy: Policy) -> Any:
+    """The sample prepared for queries within it; the one that says so is not scored."""
+    return guard.backbone.prepare(sample, policy, guard.order.so_far(policy, len(sample.messages))[:1])
 
 
 def _verdicts(

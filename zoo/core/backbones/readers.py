@@ -103,6 +103,17 @@ class Reader(Protocol):
     def decode(self, ids: Sequence[int]) -> str: ...
 
 
+def answers(reader: Reader, query: Query) -> list[list[int]]:
+    """Token ids of each option of a query. Raises ValueError where one begins another and none is terminated."""
+    ids = [reader.answer(o) for o in query.options]
+    if query.terminated:
+        return ids
+    bare = [i[:-1] for i in ids]
+    if any(a is not b and b[: len(a)] == a for a in bare for b in bare):
+        raise ValueError(f"of the options {query.options} one begins another: they need their terminators")
+    return bare
+
+
 class TokenReader:
     """The language model's own tokens. `turns` maps (role, start) to delimiter ids."""
 

@@ -25,7 +25,7 @@ from zoo.core.backbones.base import Backbone, ExportParts, Scores, joined
 from zoo.core.backbones.generation import Past, greedy
 from zoo.core.backbones.packing import Packing, pack, packed_pass
 from zoo.core.backbones.prefix import can_share, common_prefix
-from zoo.core.backbones.readers import EncodedReader, Reader, WordReader
+from zoo.core.backbones.readers import EncodedReader, Reader, WordReader, answers
 from zoo.core.backbones.sight import Sight, Window
 from zoo.core.backbones.sources import ReadLimits, SourceMaker
 from zoo.core.backbones.stream import Stream
@@ -49,6 +49,7 @@ class Prepared:
     branches: br.RowBranches
     truncated: bool
     ends: dict[int, int]  # tokens of the prompt up to the end of message n, for those in sight
+    sights: list[Sight]  # after none, one, … all messages; none where messages were not cut apart
 
 
 @dataclass
@@ -157,10 +158,11 @@ class SoftTokenBackbone(Backbone):
             {k: Projector(e.dim, dim, float((noise or {}).get(k, 0.0))) for k, e in encoders.items()}
         )
         self.types = nn.Embedding(len(TYPES), dim)
-        nn.init.normal_(self.types.weight, std=0.5)
-        if "image" in encoders:
+        if "image" in encoders:  # made before any is drawn anew: seeded models stay the ones they were
             self.grid = nn.Embedding(self.encoders["image"].grid ** 2, dim)
             self.time = TimeEmbedding(dim)
+        nn.init.normal_(self.types.weight, std=0.5)
+        if "image" in encoders:
             nn.init.normal_(self.grid.weight, std=0.5)
 
     def describe(self) -> dict[str, Any]:
@@ -198,11 +200,9 @@ class SoftTokenBackbone(Backbone):
         row = self.lay(opening)
         rows = [self.lay(pieces, ids, augment) for pieces, ids in zip(messages, texts)]
         shown = list(range(len(rows)))
+        seen = self._sights(sample, len(row), rows, cuts) if apart else []
         if apart:
-            window = Window(self.room(len(row)))
-            for message, laid in zip(sample.messages, rows):
-                window.add(len(laid), message.role == "assistant")
-            shown = window.shown
+            shown = [*range(seen[-1].head), *range(seen[-1].start, len(rows))]
         ends: dict[int, int] = {0: len(row)}
         for n in shown:
             row.extend(rows[n])
@@ -217,7 +217,7 @@ class SoftTokenBackbone(Backbone):
                 f"sample {sample.id!r} takes {size} tokens with its policy and queries, and the language model reads "
                 f"{context}: give fewer files, a shorter policy or a smaller limits.text_tokens"
             )
-        return Prepared(sample.id, row, suffix, branches, truncated, ends)
+        return Prepared(sample.id, row, suffix, branches, truncated, ends, seen)
 
     def lay(self, pieces: Sequence[Piece], texts: Sequence[Sequence[int]] = (), augment: Augment | None = None) -> Row:
         """Pieces as tokens; `texts` are the ids of their contents."""
@@ -243,9 +243,12 @@ class SoftTokenBackbone(Backbone):
         self.check([sample])
         head, *messages, _ = segments(sample, policy)
         texts, cuts = sight.content_ids(self.tokenizer, sample, self.limits, apart=True)
-        window, out, cut = Window(self.room(len(self.lay(head)))), [Sight(0, 0, False)], False
-        for message, pieces, ids, was in zip(sample.messages, messages, texts, cuts):
-            window.add(len(self.lay(pieces, ids)), message.role == "assistant")
+        return self._sights(sample, len(self.lay(head)), [self.lay(p, ids) for p, ids in zip(messages, texts)], cuts)
+
+    def _sights(self, sample: Sample, opening: int, rows: Sequence[Row], cuts: Sequence[bool]) -> list[Sight]:
+        window, out, cut = Window(self.room(opening)), [Sight(0, 0, False)], False
+        for message, row, was in zip(sample.messages, rows, cuts):
+            window.add(len(row), message.role == "assistant")
             cut |= was
             out.append(Sight(window.head, window.start, cut or window.start > window.head))
         return out
@@ -266,7 +269,7 @@ class SoftTokenBackbone(Backbone):
             closes = not q.open and (streaming or q.after is not None)
             closing = [(self.reader.turn(t), TYPE["turn"]) for t in CLOSING if closes]
             suffixes.append(closing + [(s, TYPE["query"]) for s in self.reader.suffix(q.suffix)])
-        options = [[self.reader.answer(o) for o in q.options] for q in queries]
+        options = [answers(self.reader, q) for q in queries]
         views = None
         if ends is not None:
             views = [br.WHOLE if q.after is None else (ends[q.after],) * 2 for q in queries]  # a token, a position
