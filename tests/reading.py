@@ -75,6 +75,7 @@ def brute(backbone: Backbone, prompt: Reading, query) -> Tensor:
     for option in query.options:
         ids = torch.tensor(backbone.reader.answer(option))
         assert ids[-1] == backbone.reader.terminator
+        ids = ids if query.terminated else ids[:-1]
         head = prompt.then(suffix_of(backbone, query))
         logp = logits(backbone, head.then(words(backbone, ids[:-1]))).log_softmax(-1)
         at = torch.arange(len(ids)) + head.x.shape[1] - 1

@@ -42,6 +42,11 @@ class Row:
         self.sources.append(source)
         self.layout += [(at, i, type) for i in range(source.tokens)]
 
+    def extend(self, other: Row) -> None:
+        at = len(self.sources)
+        self.sources += other.sources
+        self.layout += [(at + n, i, type) for n, i, type in other.layout]
+
     def __len__(self) -> int:
         return len(self.layout)
 
