@@ -21,7 +21,7 @@ import datamodules
 import zoo
 from datamodules.schema import DataError, canonical_json
 from zoo.baseline import BASELINES
-from zoo.benchmarks import BENCHMARKS
+from zoo.benchmarks import BENCHMARKS, Benchmark
 from zoo.claims.claim import Arm, Claim
 from zoo.config import compose, plain
 from zoo.core import weights
@@ -106,6 +106,12 @@ def _model_hash(name: str, config: Mapping[str, Any]) -> str:
     return weights.sha256_of(weights.find(name) / "config.json")
 
 
+def benchmark_of(arm: Arm, config: Mapping[str, Any]) -> Benchmark | None:
+    """The benchmark that an arm's recipe is. A recipe may also train (Thud): its trainings are as any other's."""
+    trains = arm.verb == "fit" and config["method"] in METHODS
+    return None if trains else BENCHMARKS.get(config["method"])
+
+
 def _subject(config: Mapping[str, Any]) -> str | None:
     """The setting that `model` of a test stands for, where its recipe is a benchmark that has one."""
     benchmark = BENCHMARKS.get(config["method"])
@@ -156,7 +162,7 @@ def _config(arm: Arm, given: Mapping[str, str]) -> dict[str, Any]:
     """The recipe's configuration, checked as the command would. Raises `DataError`."""
     own = {k: v for k, v in given.items() if not (k == "calibrate" and arm.verb == "test")}
     config = plain(compose([f"recipe={arm.recipe}", *(f"{k}={v}" for k, v in own.items())]))
-    benchmark = BENCHMARKS.get(config["method"])
+    benchmark = benchmark_of(arm, config)
     if benchmark:
         if arm.verb != "test" or benchmark.look is None:
             raise DataError(f"recipe {arm.recipe!r} has no judged rows that a claim can compare, or trains nothing")

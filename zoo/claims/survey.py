@@ -8,10 +8,10 @@ from typing import Any
 
 from datamodules.base import GuardDataModule
 from datamodules.schema import DataError, Sample, canonical_json, near
-from zoo.benchmarks import BENCHMARKS, Benchmark
+from zoo.benchmarks import Benchmark
 from zoo.claims.claim import CATEGORY, REPORTED, Claim, Metric
 from zoo.claims.measure import selected
-from zoo.claims.runs import Unit
+from zoo.claims.runs import Unit, benchmark_of
 from zoo.core.metrics import ABLATION
 from zoo.evaluate import data_hash, slices_of
 from zoo.fit import build_data
@@ -33,7 +33,7 @@ def survey(units: Mapping[tuple[str, int], Unit], claim: Claim) -> None:
     checked: set[tuple[str, str]] = set()
     for (name, _), unit in units.items():
         config = {**unit.config, "seed": 0}  # the seed orders training rows; the rows are the same
-        benchmark = BENCHMARKS.get(config["method"])
+        benchmark = benchmark_of(unit.arm, config)
         what = canonical_json(config if benchmark else config["data"])
         try:
             if what not in seen:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.corpus.thud import build_thud
-from datamodules.schema import SPLITS, DataError, near
+from datamodules.schema import SPLITS, DataError, Sample, near
 from datamodules.thud import DIMENSIONS, LABELS, Item, Loaded, edited_clips, load_thud, without
 from datamodules.transforms.edit_files import Settings
 from zoo.answering import Model, ask, model_named
@@ -71,6 +71,11 @@ def load_data(config: dict[str, Any]) -> Loaded:
         why = f": {loaded.errors[0]['error']}" if loaded.errors else ""
         raise DataError(f"{source}: no clip that can be asked about{why}")
     return loaded
+
+
+def look(config: dict[str, Any]) -> tuple[str, list[Sample]]:
+    """The hash of the clips that are asked about. They are no judged rows: a claim compares what is reported."""
+    return load_data(config).sha256, []
 
 
 def outcomes(asked: Sequence[Question], said: dict[str, dict[str, Any]], parser: str) -> list[Outcome]:
