@@ -18,6 +18,9 @@ from datamodules.thud import LABELS, Item
 from datamodules.transforms.preferences import KINDS
 from zoo import load
 from zoo.answering import GuardModel, ask
+from zoo.benchmarks import BENCHMARKS
+from zoo.claims.claim import load_claim
+from zoo.claims.runs import benchmark_of, plan_units
 from zoo.config import compose, plain
 from zoo.core.guard import Guard
 from zoo.core.losses import LossWeights
@@ -320,6 +323,15 @@ def test_the_recipe_is_whole():
     config = plain(compose(["recipe=thud"]))
     assert config[DPO]["kinds"] == list(KINDS) and config[DPO]["beta"] == 0.1
     check_thud(config)
+
+
+def test_a_claim_trains_and_probes_with_one_recipe(tmp_path):
+    """A training is looked at as any other, a test is the probe; a recipe that trains nothing is a benchmark alone."""
+    units = plan_units(load_claim("thud_shortcut"), 1, {}, False, tmp_path)
+    fit, test = units["natural", 0], units["probe", 0]
+    assert benchmark_of(fit.arm, fit.config) is None and benchmark_of(test.arm, test.config) is BENCHMARKS["thud"]
+    assert test.uses is fit and fit.config[SFT]["clips"] == "natural"
+    assert benchmark_of(fit.arm, {"method": "muirbench"}) is BENCHMARKS["muirbench"]
 
 
 @pytest.mark.assets
