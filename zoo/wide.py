@@ -1,0 +1,92 @@
+"""Fitting a guard's wide half: logistic regressions on the training rows, as the baselines are fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+from tqdm import tqdm
+
+from datamodules import GuardDataModule
+from datamodules.baselines import fit_logreg
+from datamodules.schema import Sample
+from zoo.core import launch
+from zoo.core.guard import Guard
+from zoo.core.wide import Features, Wide, inverse_frequency
+from zoo.core.wide_reader import can_read
+
+BATCH = 256  # samples that are read in one go
+
+
+def fit_wide(guard: Guard, data: GuardDataModule) -> dict[str, str]:
+    """Fits the wide half of a guard that has one and whose is not fitted yet; returns why where it cannot be.
+
+    It learns what the training rows' labels imply under the guard's own policy, and from no others than it can judge;
+    the penalties are those with the best AUPRC on validation rows. One process fits, and tells the others.
+    """
+    if guard.wide is None or guard.wide.fitted:
+        return {}
+    state, why = launch.first(lambda: _fitted(guard, data))
+    if state is None:
+        return {"wide": why}
+    guard.wide.set(state)
+    return {}
+
+
+def _fitted(guard: Guard, data: GuardDataModule) -> tuple[dict[str, Tensor] | None, str]:
+    rows = {split: _labelled(guard, data, split) for split in ("train", "val")}
+    for split, (_, golds) in rows.items():
+        if set(golds) != {True, False}:
+            return None, f"the {split} split has no text rows of both classes: the language model judges alone"
+    train, val = (_features(guard, rows[split][0], split) for split in ("train", "val"))
+    if cache := guard.backbone.cache:
+        cache.flush()
+    return fit(guard.wide, train, rows["train"][1], val, rows["val"][1]), ""
+
+
+def fit(
+    wide: Wide, train: Features, golds: Sequence[bool], val: Features, val_golds: Sequence[bool]
+) -> dict[str, Tensor]:
+    """The weights of a wide half, which is left as it is. Raises `DataError` for rows of one class."""
+    out = Wide(wide.dim, wide.buckets)
+    out.idf.copy_(inverse_frequency(train.bags, wide.buckets))
+    words = fit_logreg(matrix(out, train), golds, matrix(out, val), val_golds)
+    sentence = fit_logreg(train.sentences.numpy(), golds, val.sentences.numpy(), val_golds)
+    out.words.copy_(_weights(words))
+    out.sentence.copy_(_weights(sentence))
+    out.biases.copy_(torch.tensor([float(m.intercept_[0]) for m in (words, sentence)]))
+    return out.state_dict()
+
+
+def matrix(wide: Wide, features: Features) -> csr_matrix:
+    """The tf-idf values of bags, [n, buckets]."""
+    ids, values = wide.weighted(features.bags)
+    starts = np.cumsum([0, *(len(b) for b in features.bags)])
+    return csr_matrix((values.numpy(), ids.numpy(), starts), shape=(len(features.bags), wide.buckets))
+
+
+def _weights(model: LogisticRegression) -> Tensor:
+    return torch.from_numpy(model.coef_[0]).float()
+
+
+def _labelled(guard: Guard, data: GuardDataModule, split: str) -> tuple[list[Sample], list[bool]]:
+    policies = ((s, data.fixed_policy(s)) for s in data.samples(split))
+    judged = [(s, s.gold(p)) for s, p in policies if can_read(s, p, guard.policy)]
+    kept = [(s, g) for s, g in judged if g is not None]
+    return [s for s, _ in kept], [g for _, g in kept]
+
+
+@torch.no_grad()
+def _features(guard: Guard, samples: Sequence[Sample], what: str) -> Features:
+    bags: list[Tensor] = []
+    sentences = []
+    starts = range(0, len(samples), BATCH)
+    for start in tqdm(starts, desc=f"wide: {what}", unit="batch", disable=len(starts) < 2, leave=False):
+        part = guard.reader.read(samples[start : start + BATCH], keep=True)
+        bags += part.bags
+        sentences.append(part.sentences)
+    return Features(bags, torch.cat(sentences))
