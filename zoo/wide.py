@@ -16,7 +16,7 @@ from datamodules.baselines import fit_logreg
 from datamodules.schema import Sample
 from zoo.core import launch
 from zoo.core.guard import Guard
-from zoo.core.wide import Features, Wide, inverse_frequency
+from zoo.core.wide import BUCKETS, Features, inverse_frequency, weighted
 from zoo.core.wide_reader import can_read
 
 BATCH = 256  # samples that are read in one go
@@ -33,7 +33,7 @@ def fit_wide(guard: Guard, data: GuardDataModule) -> dict[str, str]:
     state, why = launch.first(lambda: _fitted(guard, data))
     if state is None:
         return {"wide": why}
-    guard.wide.set(state)
+    guard.wide.set({name: value.to(guard.device) for name, value in state.items()})
     return {}
 
 
@@ -45,28 +45,25 @@ def _fitted(guard: Guard, data: GuardDataModule) -> tuple[dict[str, Tensor] | No
     train, val = (_features(guard, rows[split][0], split) for split in ("train", "val"))
     if cache := guard.backbone.cache:
         cache.flush()
-    return fit(guard.wide, train, rows["train"][1], val, rows["val"][1]), ""
+    return fit(train, rows["train"][1], val, rows["val"][1], guard.wide.buckets), ""
 
 
 def fit(
-    wide: Wide, train: Features, golds: Sequence[bool], val: Features, val_golds: Sequence[bool]
+    train: Features, golds: Sequence[bool], val: Features, val_golds: Sequence[bool], buckets: int = BUCKETS
 ) -> dict[str, Tensor]:
-    """The weights of a wide half, which is left as it is. Raises `DataError` for rows of one class."""
-    out = Wide(wide.dim, wide.buckets)
-    out.idf.copy_(inverse_frequency(train.bags, wide.buckets))
-    words = fit_logreg(matrix(out, train), golds, matrix(out, val), val_golds)
+    """The weights of a wide half. Raises `DataError` for rows of one class."""
+    idf = inverse_frequency(train.bags, buckets)
+    words = fit_logreg(matrix(train, idf), golds, matrix(val, idf), val_golds)
     sentence = fit_logreg(train.sentences.numpy(), golds, val.sentences.numpy(), val_golds)
-    out.words.copy_(_weights(words))
-    out.sentence.copy_(_weights(sentence))
-    out.biases.copy_(torch.tensor([float(m.intercept_[0]) for m in (words, sentence)]))
-    return out.state_dict()
+    biases = torch.tensor([float(m.intercept_[0]) for m in (words, sentence)])
+    return {"idf": idf, "words": _weights(words), "sentence": _weights(sentence), "biases": biases}
 
 
-def matrix(wide: Wide, features: Features) -> csr_matrix:
-    """The tf-idf values of bags, [n, buckets]."""
-    ids, values = wide.weighted(features.bags)
+def matrix(features: Features, idf: Tensor) -> csr_matrix:
+    """The tf-idf values of n bags, [n, buckets]."""
+    ids, values, _ = weighted(features.bags, idf)
     starts = np.cumsum([0, *(len(b) for b in features.bags)])
-    return csr_matrix((values.numpy(), ids.numpy(), starts), shape=(len(features.bags), wide.buckets))
+    return csr_matrix((values.numpy(), ids.numpy(), starts), shape=(len(features.bags), len(idf)))
 
 
 def _weights(model: LogisticRegression) -> Tensor:

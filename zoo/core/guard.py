@@ -257,7 +257,7 @@ class Guard(nn.Module):
 
     def saved_state(self) -> dict[str, Tensor]:
         """The tensors of a model folder: what the backbone saves, and the wide half once it is fitted."""
-        wide = self.wide.state_dict() if self.wide is not None and self.wide.fitted else {}
+        wide = self.wide.state_dict() if self.wide is not None else {}
         return {**self.backbone.saved_state(), **{f"{WIDE}{n}": t for n, t in wide.items()}}
 
     def load_saved_state(self, state: dict[str, Tensor]) -> None:

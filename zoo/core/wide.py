@@ -27,56 +27,58 @@ class Features:
 
 
 class Wide(nn.Module):
-    """Two logistic regressions: of words over `buckets`, and of sentences over `dim` numbers. Nothing here is trained
-    by steps, so all of it is buffers. `fitted` is false until weights are set or loaded.
+    """Two logistic regressions: of words over `buckets`, and of sentences over `dim` numbers.
+
+    It has no tensors until `set` gives it some: there is nothing that processes in training would have to keep alike.
+    Nothing is trained by steps, so all of them are buffers.
     """
 
     def __init__(self, dim: int, buckets: int = BUCKETS):
         super().__init__()
         if dim < 1 or buckets < 1:
             raise ValueError(f"wide: {buckets} buckets and sentences of {dim} numbers: give whole numbers from 1 on")
-        self.dim, self.buckets, self.fitted = dim, buckets, False
-        for name, size in (("idf", buckets), ("words", buckets), ("sentence", dim), ("biases", 2)):
-            self.register_buffer(name, torch.zeros(size))
+        self.dim, self.buckets = dim, buckets
+        self.sizes = {"idf": buckets, "words": buckets, "sentence": dim, "biases": 2}
+
+    @property
+    def fitted(self) -> bool:
+        return bool(self._buffers)
 
     def describe(self) -> dict[str, Any]:
         return {"dim": self.dim, "buckets": self.buckets}
 
-    def weighted(self, bags: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """The bags end to end [n], and the tf-idf value of each bucket [n]: a bag's values have length 1.
-
-        A bucket counts once a text. One that training rows have in fewer than two texts has idf 0, and says nothing.
-        """
-        device = self.idf.device
-        sizes = torch.tensor([len(b) for b in bags], device=device)
-        owner = torch.repeat_interleave(torch.arange(len(bags), device=device), sizes)  # [n]
-        ids = torch.cat([*bags, torch.zeros(0, dtype=torch.long)]).to(device)  # [n]
-        values = self.idf[ids]
-        norms = torch.zeros(len(bags), device=device).index_add_(0, owner, values**2).sqrt()  # [b]
-        return ids, values / norms.clamp_min(1e-12)[owner]
-
     def odds(self, features: Features) -> Tensor:
         """Log-odds of unsafe by each reader, [b, 2]: of the words, of the sentence."""
-        ids, values = self.weighted(features.bags)
-        device = self.idf.device
-        sizes = torch.tensor([len(b) for b in features.bags], device=device)
-        owner = torch.repeat_interleave(torch.arange(len(sizes), device=device), sizes)
-        words = torch.zeros(len(sizes), device=device).index_add_(0, owner, self.words[ids] * values)  # [b]
-        sentence = features.sentences.to(device) @ self.sentence  # [b]
+        ids, values, owner = weighted(features.bags, self.idf)
+        words = torch.zeros(len(features.bags), device=ids.device).index_add_(0, owner, self.words[ids] * values)  # [b]
+        sentence = features.sentences.to(ids.device) @ self.sentence  # [b]
         return torch.stack([words, sentence], dim=-1) + self.biases
 
     def set(self, state: dict[str, Tensor]) -> None:
-        """Takes weights over. Raises ValueError unless names and shapes are exactly those of `state_dict`."""
-        own = self.state_dict()
-        if set(own) != set(state):
-            raise ValueError(f"weights do not fit the wide half: it has {sorted(own)}, they have {sorted(state)}")
+        """Takes weights over. Raises ValueError unless their names and sizes are those of `sizes`."""
+        if set(self.sizes) != set(state):
+            raise ValueError(
+                f"weights do not fit the wide half: it has {sorted(self.sizes)}, they have {sorted(state)}"
+            )
+        for name, size in self.sizes.items():
+            if state[name].shape != (size,):
+                raise ValueError(f"weights do not fit: wide.{name} is {tuple(state[name].shape)}, expected ({size},)")
         for name, value in state.items():
-            if own[name].shape != value.shape:
-                raise ValueError(
-                    f"weights do not fit: wide.{name} is {tuple(value.shape)}, expected {tuple(own[name].shape)}"
-                )
-            own[name].copy_(value)
-        self.fitted = True
+            self.register_buffer(name, value.detach().float().clone())
+
+
+def weighted(bags: Sequence[Tensor], idf: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """b bags end to end: their buckets, the tf-idf value of each, and the bag that it is of, [n] each.
+
+    A bucket counts once a text, and the values of a bag have length 1. One with idf 0 says nothing.
+    """
+    device = idf.device
+    sizes = torch.tensor([len(b) for b in bags], dtype=torch.long, device=device)
+    owner = torch.repeat_interleave(torch.arange(len(bags), device=device), sizes)
+    ids = torch.cat([*bags, torch.zeros(0, dtype=torch.long)]).to(device)
+    values = idf[ids]
+    norms = torch.zeros(len(bags), device=device).index_add_(0, owner, values**2).sqrt()  # [b]
+    return ids, values / norms.clamp_min(1e-12)[owner], owner
 
 
 def inverse_frequency(bags: Sequence[Tensor], buckets: int = BUCKETS, least: int = 2) -> Tensor:
