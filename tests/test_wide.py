@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score
 
 from datamodules import GuardDataModule
 from datamodules.baselines import CS, text_of
-from datamodules.schema import Policy, PolicyEntry, Sample
+from datamodules.schema import DataError, Policy, PolicyEntry, Sample
 from zoo import registry
 from zoo.core.backbones.base import Scores
 from zoo.core.backbones.readers import plain_ids
@@ -105,7 +105,8 @@ def test_a_text_is_read_as_the_baselines_read_it_and_its_sentence_is_the_mean_st
 @pytest.mark.parametrize("kind", ["encoded", "adapted"])
 def test_what_the_batch_has_encoded_is_not_encoded_again(kind, monkeypatch):
     """The same odds with and without the batch; with it, a frozen encoder of the backbone's runs no second time."""
-    guard = Guard(random_backbone(kind), POLICY, wide=random_wide())
+    guard = Guard(random_backbone(kind), POLICY).widen()
+    guard.wide.set(random_wide(buckets=guard.wide.buckets).state_dict())
     samples = [Sample.of("fire shows", id="a"), Sample.of("the end", response="fire", id="b")]
     alone = guard.wide_odds(samples, [POLICY] * 2)
     batch = guard.backbone.collate([guard.backbone.prepare(s, POLICY) for s in samples])
@@ -130,6 +131,20 @@ def test_a_trained_encoder_does_not_move_the_sentence():
                 p.add_(1.0)
     assert torch.equal(WideReader(backbone, BUCKETS).read([sample]).sentences, before)
     assert not torch.equal(before, WideReader(random_backbone("encoded", seed=1), BUCKETS).read([sample]).sentences)
+
+
+@pytest.mark.parametrize("kind", ["tokens", "native"])
+def test_a_backbone_without_an_encoder_of_words_opens_minilm(kind, monkeypatch):
+    lender = random_backbone("encoded")
+    bert = lender.encoders["phrase"].bert
+    monkeypatch.setattr("zoo.core.wide_reader.resolve", lambda name: name)
+    monkeypatch.setattr("zoo.core.wide_reader.load_minilm", lambda name: {"minilm": (bert, lender.tokenizer)}[name])
+    guard = Guard(random_backbone(kind), POLICY).widen()
+    samples = [Sample.of("fire shows"), Sample.of("the end", response="fire")]
+    own, lent = guard.reader.read(samples), WideReader(lender).read(samples)
+    assert torch.allclose(own.sentences, lent.sentences, atol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(own.bags, lent.bags))
+    assert not any("bert" in n for n, _ in guard.named_parameters())  # neither trained nor saved
 
 
 def test_what_is_encoded_for_the_fit_is_kept(tmp_path):
@@ -278,7 +293,13 @@ def manifest(folder, golds=("train", "val", "test")):
 
 def run_of(path, wide, folder=None, kind="encoded", order="thinkguard", steps=3):
     L.seed_everything(0, verbose=False)
-    guard = Guard(random_backbone(kind), POLICY, order=ORDERS[order], wide=Wide(DIM, BUCKETS) if wide else None)
+    guard = Guard(
+        random_backbone(kind),
+        POLICY,
+        order=ORDERS[order],
+    )
+    if wide:
+        guard.widen()
     data = GuardDataModule(source="manifest", path=path, policy=POLICY, seed=0, batch_size=8)
     module = GuardModule(guard, lr=1e-2)
     module.attach(data)
@@ -330,12 +351,16 @@ def test_round_trip_through_publish_and_load(tmp_path, monkeypatch):
     assert all(0 <= v.score <= 1 for v in routed.eval().moderate(samples[:2]))
 
     config = json.loads((target / "config.json").read_text())
-    for bad, words in (({"dim": 31, "buckets": BUCKETS}, "wide.biases|wide.sentence"), ({"rank": 3}, "wide=")):
-        (target / "config.json").write_text(json.dumps({**config, "wide": bad}))
-        with pytest.raises(registry.weights.CheckpointError, match=words):
+    for bad, words in (
+        ({"dim": 31}, "wide.sentence is"),
+        ({"rank": 3}, "wide="),
+        ({"encoder": "x"}, "another text enc"),
+    ):
+        (target / "config.json").write_text(json.dumps({**config, "wide": {**config["wide"], **bad}}))
+        with pytest.raises(DataError, match=words):
             registry.load(target)
     (target / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "wide"}))
-    with pytest.raises(registry.weights.CheckpointError, match="weights of a wide half"):
+    with pytest.raises(DataError, match="weights of a wide half"):
         registry.load(target)
 
 

@@ -59,6 +59,8 @@ def load(name: str | Path, device: str | torch.device = "cpu", cached: bool = Fa
         guard.load_saved_state(state)
     except ValueError as e:
         raise weights.CheckpointError(f"{name}: {e}") from e
+    if guard.wide is not None:
+        _ = guard.reader  # what it lacks is said here, not at the first verdict
     return guard.to(device).eval()
 
 

@@ -104,11 +104,24 @@ class Guard(nn.Module):
         """What a test asks of a row's policy: all of it, unless the guard answers for some entries only."""
         return policy
 
+    def widen(self) -> Guard:
+        """Gives it a wide half that is still to be fitted. Raises `DataError` where its text encoder cannot be had."""
+        self._reader = WideReader(self.backbone)
+        encoder = self._reader.encoder
+        self.wide = Wide(encoder.dim, self._reader.buckets, encoder.fingerprint())
+        return self
+
     @property
     def reader(self) -> WideReader:
-        """What the wide half reads with: made when it is first asked for."""
+        """What the wide half reads with. Raises `DataError` for another text encoder than that it was fitted to."""
         if self._reader is None:
-            self._reader = WideReader(self.backbone, self.wide.buckets)
+            reader = WideReader(self.backbone, self.wide.buckets)
+            if reader.encoder.fingerprint() != self.wide.encoder:
+                raise DataError(
+                    f"{self.name}: its wide half was fitted to sentences of another text encoder: get the asset minilm "
+                    "of the version that it was trained with"
+                )
+            self._reader = reader
         return self._reader
 
     @torch.no_grad()

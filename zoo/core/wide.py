@@ -29,15 +29,15 @@ class Features:
 class Wide(nn.Module):
     """Two logistic regressions: of words over `buckets`, and of sentences over `dim` numbers.
 
-    It has no tensors until `set` gives it some: there is nothing that processes in training would have to keep alike.
-    Nothing is trained by steps, so all of them are buffers.
+    `encoder` is the fingerprint of the one that sentences come from. There are no tensors until `set` gives some:
+    nothing that processes in training would have to keep alike. Nothing is trained by steps, so all are buffers.
     """
 
-    def __init__(self, dim: int, buckets: int = BUCKETS):
+    def __init__(self, dim: int, buckets: int = BUCKETS, encoder: str = ""):
         super().__init__()
         if dim < 1 or buckets < 1:
             raise ValueError(f"wide: {buckets} buckets and sentences of {dim} numbers: give whole numbers from 1 on")
-        self.dim, self.buckets = dim, buckets
+        self.dim, self.buckets, self.encoder = dim, buckets, encoder
         self.sizes = {"idf": buckets, "words": buckets, "sentence": dim, "biases": 2}
 
     @property
@@ -45,7 +45,7 @@ class Wide(nn.Module):
         return bool(self._buffers)
 
     def describe(self) -> dict[str, Any]:
-        return {"dim": self.dim, "buckets": self.buckets}
+        return {"dim": self.dim, "buckets": self.buckets, "encoder": self.encoder}
 
     def odds(self, features: Features) -> Tensor:
         """Log-odds of unsafe by each reader, [b, 2]: of the words, of the sentence."""

@@ -41,6 +41,7 @@ class WideReader:
     def __init__(self, backbone: Backbone, buckets: int = BUCKETS):
         self.backbone, self.buckets = backbone, buckets
         lent = backbone.text_encoder()
+        self.borrowed = lent is not None
         if lent is None:
             bert, tokenizer = load_minilm(resolve("minilm"))
             encoder = TextEncoder(bert, tokenizer.cls_token_id, tokenizer.sep_token_id, pool="passage").freeze()
@@ -54,6 +55,8 @@ class WideReader:
     ) -> Features:
         """`known` are passages' features by key; with `keep`, what has to be encoded goes into the backbone's cache."""
         self.sources.cache, known = self.backbone.cache, known or {}
+        if not self.borrowed:
+            self.encoder.to(next(self.backbone.parameters()).device)
         bags = [hashed(torch.tensor(self._ids(text_of(s)), dtype=torch.long), self.buckets) for s in samples]
         rows, sizes = [], []
         for sample in samples:

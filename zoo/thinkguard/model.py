@@ -11,10 +11,7 @@ from typing import Any
 from datamodules.schema import Policy
 from zoo.core.guard import Guard
 from zoo.core.orders import order_named
-from zoo.core.wide import Wide
 from zoo.registry import create, recipe_backbone
-
-SENTENCE = 384  # numbers of MiniLM's states
 
 
 def thinkguard(
@@ -27,5 +24,4 @@ def thinkguard(
     settings = recipe_backbone(backbone)
     guard = create(settings.pop("name"), policy, **settings)
     guard.name, guard.order = name, order_named(order)
-    guard.wide = Wide(SENTENCE) if wide else None
-    return guard
+    return guard.widen() if wide else guard
