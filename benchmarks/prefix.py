@@ -74,7 +74,7 @@ def rows(count: int) -> list[Sample]:
 
 
 def unshared(batch: Batch) -> Batch:
-    return Batch(batch.ids, batch.prompt, batch.suffix, batch.branches, batch.truncated)
+    return Batch(batch.ids, batch.prompt, batch.suffix, batch.branches, batch.truncated, batch.ends)
 
 
 def in_turn(ways: list[Callable[[], Any]], rounds: int) -> list[float]:

@@ -4,6 +4,7 @@ from datamodules.audio import AudioDataModule
 from datamodules.base import GuardDataModule
 from datamodules.image import ImageDataModule
 from datamodules.omni import OmniDataModule
+from datamodules.policyguard import PolicyGuardBench
 from datamodules.schema import DataError, MediaError, Message, Part, Policy, PolicyEntry, Sample
 from datamodules.text import TextDataModule
 from datamodules.video import VideoDataModule
@@ -19,6 +20,7 @@ __all__ = [
     "Part",
     "Policy",
     "PolicyEntry",
+    "PolicyGuardBench",
     "Sample",
     "TextDataModule",
     "VideoDataModule",

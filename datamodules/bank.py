@@ -54,22 +54,14 @@ class PolicyBank:
         """Every wording of every entry, for filling a feature cache."""
         return [w for side in (self.train, self.test) for ws in side.values() for w in ws]
 
-    def draw(
-        self, sample: Sample, rng: random.Random, *, test: bool = False, max_entries: int = 8, whole: float = 0.0
-    ) -> Policy:
+    def draw(self, sample: Sample, rng: random.Random, *, test: bool = False, max_entries: int = 8) -> Policy:
         """A policy under which `sample` has a verdict, if its labels allow one.
 
         A sample with a broken entry gets a policy with one of them three times out of four, so that
         the verdict cannot be read off the sample alone. Entries whose label is unknown join only where the verdict is
-        decided without them. With probability `whole` the policy is all of the bank, where the sample has a verdict
-        under it.
+        decided without them.
         """
         allowed = [i for i in self.train if test or i not in self.held_out]
-        if whole and rng.random() < whole:  # without, not a number is drawn
-            rng.shuffle(allowed)
-            policy = self._worded(allowed, sample, rng, test)
-            if sample.gold(policy) is not None:
-                return policy
         labels = {i: sample.categories.get(i, "unknown") for i in allowed}
         own = set(sample.policy.ids) if sample.policy else set()
         if sample.unsafe is False:  # safe under its own policy: no entry of that policy is broken

@@ -89,7 +89,7 @@ class GuardDataModule(L.LightningDataModule):
 
     Args:
         source: sample (rendered scenes and permissive text), real (labelled public files under `data_dir`), guardzoo
-            (all labelled text and trajectories there) or manifest.
+            (all labelled text and trajectories there), policyguard (rules and agents' trajectories) or manifest.
         path: the manifest, for source="manifest".
         data_dir: the folder that the files lie in; default: the manifest's folder.
         policy: a policy file (or Policy) that replaces the source's entries; default for manifests: the 15 categories.
@@ -97,13 +97,12 @@ class GuardDataModule(L.LightningDataModule):
         batch_size: samples of one training step, of all processes together.
         accumulate: batches that a step's samples are parted into on each process; give the Trainer the same number.
         max_entries: the largest policy drawn in training.
-        whole: share of training rows that are judged under every entry there is, as a test under one policy is.
         epoch_size: samples an epoch; None: as many as there are.
         seed: of the order of the samples and of the drawn policies; `corpus_seed` is that of the scenes and the splits.
         balance: 0 equal shares of the modalities, 1 their natural ones.
         shares: factors on those shares, by modality.
         bucket: training batches of similar length, for text alone.
-        held_out: for guardzoo, the sources that are for test alone; None: `guardzoo.HELD_OUT`.
+        held_out: what is for test alone: sources of guardzoo (None: `guardzoo.HELD_OUT`), or domains of policyguard.
         critic: who explains training rows: own (their own critiques), annotations, endpoint or none.
         augment: how training changes media at random: shift (sounds, by up to a quarter of their length) or None.
         endpoint: settings of the endpoint that critiques come from (`transforms.endpoint.EndpointSettings`).
@@ -124,7 +123,6 @@ class GuardDataModule(L.LightningDataModule):
         workers: int = 0,
         seed: int = 0,
         max_entries: int = 8,
-        whole: float = 0.0,
         epoch_size: int | None = None,
         balance: float = 0.0,
         shares: Mapping[str, float] | None = None,
@@ -143,7 +141,6 @@ class GuardDataModule(L.LightningDataModule):
         self.policy = Policy.from_file(policy) if isinstance(policy, (str, Path)) else policy
         self.modalities = tuple(modalities) if modalities else (self.modality,) if self.modality else None
         self.batch_size, self.accumulate, self.workers, self.seed = batch_size, accumulate, workers, seed
-        self.whole = whole
         self.max_entries, self.epoch_size, self.balance, self.scale = max_entries, epoch_size, balance, scale
         self.shares = dict(shares or {})
         self.licences, self.max_rows, self.corpus_seed = licences, max_rows, corpus_seed
@@ -237,8 +234,7 @@ class GuardDataModule(L.LightningDataModule):
     # ------------------------------------------------------------------------------------------------ loaders
 
     def train_policy(self, sample: Sample, epoch: int) -> Policy:
-        rng = rng_for(self.seed, epoch, sample.id)
-        return self.bank.draw(sample, rng, max_entries=self.max_entries, whole=self.whole)
+        return self.bank.draw(sample, rng_for(self.seed, epoch, sample.id), max_entries=self.max_entries)
 
     def fixed_policy(self, sample: Sample, epoch: int = 0) -> Policy:
         return sample.policy or self.default_policy

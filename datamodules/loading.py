@@ -15,6 +15,8 @@ from datamodules.corpus.types import Corpus
 from datamodules.guardzoo import HELD_OUT, load_guardzoo
 from datamodules.lazy import joined, of_modalities, splits_of, taken
 from datamodules.manifest import load_manifest
+from datamodules.policyguard_records import load_records
+from datamodules.policyguardbench import load_policyguard
 from datamodules.real import load_real
 from datamodules.schema import SPLITS, DataError, Policy, Sample, near
 from datamodules.sources import bastioncorpus, everyday, pyrit_scores
@@ -22,7 +24,8 @@ from datamodules.sources.split import assign_splits, near_duplicate_groups
 from datamodules.sources.wordings import text_bank
 from datamodules.taxonomy import DEFAULT_POLICY
 
-SOURCES = ("sample", "real", "guardzoo", "manifest")
+SOURCES = ("sample", "real", "guardzoo", "policyguard", "manifest")
+HOLDS_OUT = ("guardzoo", "policyguard")  # sources of which parts can be for test alone
 MODALITIES = ("text", "image", "audio", "video", "joint")
 
 
@@ -41,10 +44,11 @@ def load_corpus(
 ) -> Corpus:
     """Samples with their splits, and the bank that training policies come from. Raises `DataError`.
 
-    `source` may name several, as in `sample+real`. `held_out` is for guardzoo: the sources that are for test alone.
+    `source` may name several, as in `sample+real`. `held_out` names what is for test alone: sources of guardzoo, or
+    domains of policyguard.
     """
-    if held_out is not None and "guardzoo" not in source.split("+"):
-        raise DataError(f"held_out is for source 'guardzoo', not for {source!r}: leave it out")
+    if held_out is not None and sum(name in source.split("+") for name in HOLDS_OUT) != 1:
+        raise DataError(f"held_out is for source {' or '.join(HOLDS_OUT)}, not for {source!r}: leave it out")
     settings = {
         "path": path,
         "data_dir": data_dir,
@@ -55,8 +59,8 @@ def load_corpus(
     }
     settings |= {"modalities": modalities, "max_rows": max_rows}
     if "+" in source:
-        zoo = {"held_out": held_out}
-        return _merged([load_corpus(n, **settings, **(zoo if n == "guardzoo" else {})) for n in source.split("+")])
+        out = {"held_out": held_out}
+        return _merged([load_corpus(n, **settings, **(out if n in HOLDS_OUT else {})) for n in source.split("+")])
     if source == "sample":
         corpus = load_sample(seed, scale, modalities)
     elif source == "real":
@@ -71,6 +75,13 @@ def load_corpus(
             raise DataError("source 'guardzoo' needs data_dir=FOLDER: the folder that SOURCES.md lists")
         sources = HELD_OUT if held_out is None else held_out
         corpus = load_guardzoo(data_dir, seed, licences, sources, max_rows)
+    elif source == "policyguard":
+        if path is not None:  # the published records
+            if held_out is not None:
+                raise DataError("held_out is for the generated bench: leave it out, or leave path out")
+            corpus = load_records(path, seed, max_rows)
+        else:
+            corpus = load_policyguard(data_dir, seed, scale, licences, held_out or (), max_rows)
     elif source == "manifest":
         corpus = load_manifest(path, data_dir, policy, seed, max_rows)
     else:

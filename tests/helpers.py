@@ -73,11 +73,20 @@ KINDS = ("encoded", "adapted", "tokens", "native")
 
 def random_backbone(kind: str = "encoded", cache=None, seed: int = 0, text_tokens: int = 256) -> Backbone:
     """`kind`: encoded (words through an encoder, as `tiny`), adapted (that with what can be trained of it), tokens (the
-    model's own, as `smollm2`) or native.
+    model's own, as `smollm2`), words (the model's own, beside phrases through an encoder, as `tiny_words`), spelled (as
+    words, queries too) or native.
     """
     if kind == "native":
         return random_native(seed, text_tokens)
     torch.manual_seed(seed)
+    if kind in ("words", "spelled"):
+        tokenizer = word_piece_tokenizer()
+        bert = random_bert(len(tokenizer))
+        phrase = TextEncoder(bert, tokenizer.cls_token_id, tokenizer.sep_token_id, pool="phrase")
+        lm = small_llama({"width": 24, "mlp": 32, "layers": 2, "heads": 2}, len(tokenizer), 0)
+        description = {"name": "test", "kind": kind, "asks": "words" if kind == "spelled" else "phrases"}
+        limits = ReadLimits(text_tokens)
+        return SoftTokenBackbone(lm, tokenizer, {"phrase": phrase}, description, limits=limits, cache=cache).eval()
     trunk = nn.Sequential(nn.Conv2d(3, 8, 7, stride=16), nn.ReLU())
     encoders = {"image": ImageEncoder(trunk, dim=8), "sound": AudioEncoder(SoundNet(12, 4), 12)}
     tokenizer = byte_tokenizer() if kind == "tokens" else word_piece_tokenizer()

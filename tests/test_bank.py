@@ -74,19 +74,6 @@ def test_draws_vary_in_size_order_and_wording():
     assert max(len(p) for p in draws(sample(0), max_entries=2)) <= 4
 
 
-def test_a_share_of_the_draws_is_the_whole_bank():
-    """Where the sample has a verdict under it: one with unknown labels and no verdict of its own has none."""
-    bank = PolicyBank({i: [PolicyEntry(i, f"{i} name")] for i in IDS[:6]}, held_out=frozenset(IDS[5:6]))
-    labels = dict.fromkeys(IDS[:6], "no")
-    known = Sample.of("x", id="s", categories=labels | {IDS[1]: "yes"})
-    masked = Sample.of("x", id="s", categories={IDS[0]: "no"})
-    sizes = Counter(len(bank.draw(known, rng_for(n), max_entries=2, whole=0.5)) for n in range(400))
-    assert 160 < sizes[5] < 240 and max(sizes) == 5, "every entry but the one held out"
-    assert {bank.draw(masked, rng_for(n), max_entries=2, whole=1.0).ids for n in range(20)} == {(IDS[0],)}
-    policies = [bank.draw(known, rng_for(n), whole=1.0) for n in range(50)]
-    assert len({p.ids for p in policies}) > 20 and all(known.gold(p) for p in policies)
-
-
 def test_draws_are_decided_by_seed_epoch_and_id():
     s = sample(1)
 

@@ -21,14 +21,14 @@ from datamodules.media import read_image
 from datamodules.muirbench import official_prompt, sample_of
 from datamodules.muirbench_files import load_muirbench
 from datamodules.schema import DataError, Part
+from zoo import answering
 from zoo import test as command
+from zoo.answering import GuardModel, HubModel, model_named
 from zoo.core.guard import Guard
 from zoo.core.prompts import Media, Text, Turn, render
 from zoo.core.weights import CheckpointError
 from zoo.fit import main as fit
-from zoo.muirbench import models
 from zoo.muirbench.evaluate import arms_of, outcomes
-from zoo.muirbench.models import GuardModel, HubModel, model_named
 from zoo.muirbench.protocol import ablated, answer_query, concatenated
 from zoo.routeguard.backbone import RoutedBackbone
 
@@ -129,7 +129,7 @@ def test_concatenated_pictures(loaded, tmp_path):
 def test_a_guards_backbone_scores_letters(loaded, kind):
     model = GuardModel(guard(kind))
     samples = [sample_of(r) for r in loaded.records]
-    together = model.scored([model.prepare(s) for s in samples])
+    together = model.scored([model.prepare(s, answer_query(s)) for s in samples])
     for sample, scores in zip(samples, together):
         query = answer_query(sample)
         backbone = model.backbone
@@ -137,16 +137,16 @@ def test_a_guards_backbone_scores_letters(loaded, kind):
         with torch.no_grad():
             alone = backbone.score(backbone.encode(batch)).logp[0, 0]
         assert scores == pytest.approx(alone.tolist(), abs=1e-4) and len(scores) == 3
-    blind = model.scored([model.prepare(ablated(s, "text_only")) for s in samples])
+    blind = model.scored([model.prepare(ablated(s, "text_only"), answer_query(s)) for s in samples])
     assert np.abs(np.array(blind) - np.array(together)).max() > 1e-4  # it looks
-    assert all(isinstance(t, str) for t in model.written([model.prepare(s) for s in samples], 4))
+    assert all(isinstance(t, str) for t in model.written([model.prepare(s, answer_query(s)) for s in samples], 4))
 
 
 def test_a_hugging_face_folder_scores_letters(loaded, hub_folder):
     model = model_named(str(hub_folder))
     assert isinstance(model, HubModel)
     sample = sample_of(loaded.records[2])
-    row = model.prepare(sample)
+    row = model.prepare(sample, answer_query(sample))
     (got,) = model.scored([row])
     text = official_prompt(loaded.records[2]).replace("<image>", "<|vision_bos|><|IMAGE|><|vision_eos|>")
     text = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
@@ -158,7 +158,7 @@ def test_a_hugging_face_folder_scores_letters(loaded, hub_folder):
         logits = lm(**inputs).logits[0, -1].log_softmax(-1)
     expected = [float(logits[model.tokenizer.convert_tokens_to_ids(c)]) for c in "ABC"]
     assert got == pytest.approx(expected, abs=1e-4)
-    (blind,) = model.scored([model.prepare(ablated(sample, "text_only"))])
+    (blind,) = model.scored([model.prepare(ablated(sample, "text_only"), answer_query(sample))])
     assert np.abs(np.array(blind) - np.array(got)).max() > 1e-4
     with torch.no_grad():
         ids = lm.generate(**inputs, do_sample=False, max_new_tokens=5)[0, inputs["input_ids"].shape[1] :]
@@ -179,7 +179,7 @@ def test_a_text_with_the_models_own_marks_is_refused(loaded, hub_folder):
     message = sample.messages[0]
     sample = sample.replace(messages=(type(message)("user", (*message.content, forged)),))
     with pytest.raises(DataError, match="a token of the model's own"):
-        HubModel(hub_folder).prepare(sample)
+        HubModel(hub_folder).prepare(sample, answer_query(sample))
 
 
 def test_folders_that_are_no_model(tmp_path):
@@ -201,7 +201,7 @@ class Says:
     def __init__(self, text="", logp=(0.0, -1.0, -2.0), refuses=()):
         self.text, self.logp, self.refuses = text, list(logp), refuses
 
-    def prepare(self, sample):
+    def prepare(self, sample, query):
         if sample.id in self.refuses:
             raise DataError("too long")
         return sample
@@ -245,7 +245,7 @@ def test_the_same_answers_are_read_both_ways(loaded, tmp_path):
 
 
 def test_the_command(loaded, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(models, "load", lambda name, device, cached: guard())
+    monkeypatch.setattr(answering, "load", lambda name, device, cached: guard())
     where = [f"data.path={tmp_path / 'records'}", f"runs={tmp_path / 'runs'}"]
     assert command.main(["recipe=muirbench", "model=some-guard", *where]) == 0
     (run,) = (tmp_path / "runs" / "test" / "muirbench").iterdir()
@@ -274,7 +274,7 @@ def test_the_command(loaded, tmp_path, monkeypatch, capsys):
     ],
 )
 def test_settings_that_are_wrong(argument, words, monkeypatch):
-    monkeypatch.setattr(models, "load", lambda name, device, cached: guard())
+    monkeypatch.setattr(answering, "load", lambda name, device, cached: guard())
     with pytest.raises(DataError) as e:
         command.main(["recipe=muirbench", "model=some-guard", argument])
     assert words in str(e.value)

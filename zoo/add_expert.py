@@ -56,9 +56,9 @@ def main(arguments: list[str]) -> int:
     module.attach(data)
     before = _tested(module, data, config)
     val, train = list(data.samples("val")), list(data.samples("train"))
-    report = add_expert(
-        guard, expert, calibration=val, rows=train, name=own.get("name"), share=share, seed=config["seed"]
-    )
+    # A guard that watches answers for any rules: those of the data.
+    rules = data.default_policy.entries if expert.order.watches else None
+    report = add_expert(guard, expert, rules, val, train, own.get("name"), share, seed=config["seed"])
     run = new_run(Path(config["runs"]) / "add_expert", report["expert"])
     write_yaml(run / "config.yaml", {**config, **own})
     after = _tested(module, data, config, run)

@@ -6,8 +6,12 @@
 `python -m zoo.data sources` lists the public data sets with their licences.
 `python -m zoo.data guardzoo data_dir=DIR [licences=permissive] [seed=0] [max_rows=N] [json=FILE]` prints GuardZoo's
 sources × categories, and what was left out; `json` writes the same counts to a file.
-`python -m zoo.data thud in=DIR out=DIR [edits=shift,mute,swap] [deltas=-2,2] [seed=0] [band=LOW,HIGH] [split=test]`
-changes the sound of MP4 and WebM clips and leaves their pictures as they are; `out` gets the clips and a manifest.
+`python -m zoo.data policyguard [data_dir=DIR] [held_out=gitlab] [scale=1] [seed=0] [licences=permissive] [json=FILE]
+[baselines=true]` prints the generated bench's domains × rule types and its splits, and what one side of a pair tells.
+`python -m zoo.data thud in=DIR out=DIR [edits=shift,mute,swap] [deltas=-2,2] [seed=0] [band=LOW,HIGH] [split=test]
+[spread=true] [even=true]` changes the sound of MP4 and WebM clips and leaves their pictures as they are; `out` gets the
+clips and a manifest. With spread each clip is shifted by the deltas of one size alone, and the clips take turns; with
+even a clip that is moved both ways is silent at both ends for as long.
 """
 
 from __future__ import annotations
@@ -17,8 +21,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from datamodules.assets import ASSETS, resolve
 from datamodules.guardzoo import load_guardzoo
+from datamodules.policyguardbench import load_policyguard
 from datamodules.schema import SPLITS, DataError, near
 from datamodules.sources.fetching import RAW, rebuild
 from datamodules.sources.registry import GUARDZOO, SOURCES
@@ -29,10 +36,14 @@ from zoo.core.run import write_json
 from zoo.core.source_table import source_tables
 from zoo.core.tables import markdown_table
 from zoo.fit import build_data
+from zoo.policyguard.baselines import BASELINES, judge
+from zoo.policyguard.pairs import pairs_of
+from zoo.policyguard.tables import baseline_table, bench_tables
 
-VERBS = ("fetch", "count", "sources", "guardzoo", "thud")
+VERBS = ("fetch", "count", "sources", "guardzoo", "policyguard", "thud")
 GUARDZOO_KEYS = ("data_dir", "licences", "seed", "max_rows", "json")
-THUD_KEYS = ("in", "out", "edits", "deltas", "seed", "band", "split")
+POLICYGUARD_KEYS = ("data_dir", "held_out", "scale", "seed", "licences", "json", "baselines")
+THUD_KEYS = ("in", "out", "edits", "deltas", "seed", "band", "split", "spread", "even")
 PACKS = {"guardzoo": [source.module for source in GUARDZOO.values()]}
 
 
@@ -103,6 +114,29 @@ def guardzoo(arguments: list[str]) -> None:
     print(source_tables(report))
 
 
+def policyguard(arguments: list[str]) -> None:
+    given = split_arguments(arguments)
+    for key in given:
+        if key not in POLICYGUARD_KEYS:
+            raise DataError(f"policyguard has no key {key!r}{near(key, POLICYGUARD_KEYS)}")
+    if given.get("baselines", "false") not in ("true", "false"):
+        raise DataError(f"baselines={given['baselines']}: expected true or false")
+    corpus = load_policyguard(
+        given.get("data_dir") or None,
+        seed=_number("seed", given.get("seed", "0")),
+        scale=_decimals("scale", given.get("scale", "1"))[0],
+        licences=given.get("licences", "permissive"),
+        held_out=tuple(name.strip() for name in given.get("held_out", "").strip("[]").split(",") if name.strip()),
+    )
+    if given.get("json"):
+        write_json(Path(given["json"]), corpus.report)
+    print(bench_tables(corpus.report))
+    if given.get("baselines") == "true":
+        parts = [pairs_of(corpus.split(split)) for split in SPLITS]
+        judged = {name: judge(name, *parts) for name in tqdm(BASELINES, desc="baselines", leave=False)}
+        print("\n" + baseline_table(judged))
+
+
 def thud(arguments: list[str]) -> int:
     given = split_arguments(arguments)
     for key in given:
@@ -122,6 +156,11 @@ def thud(arguments: list[str]) -> int:
             raise DataError(f"band={given['band']}: expected two numbers, such as 0.3,0.6")
     if "seed" in given:
         settings["seed"] = _number("seed", given["seed"])
+    for key in ("spread", "even"):
+        if key in given:
+            if given[key] not in ("true", "false"):
+                raise DataError(f"{key}={given[key]}: expected true or false")
+            settings[key] = given[key] == "true"
     report = edit_folder(given["in"], given["out"], Settings(**settings))
     kinds = Counter(s.meta["edit"] for s in report.samples)
     print(markdown_table(["edit", "clips"], [[kind, n] for kind, n in sorted(kinds.items())]))
@@ -158,6 +197,8 @@ def main(arguments: list[str]) -> int:
         sources()
     elif verb == "guardzoo":
         guardzoo(arguments[1:])
+    elif verb == "policyguard":
+        policyguard(arguments[1:])
     elif verb == "thud":
         return thud(arguments[1:])
     else:

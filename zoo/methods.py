@@ -14,6 +14,8 @@ from datamodules.loading import MODALITIES
 from datamodules.schema import DataError
 from zoo.core import weights
 from zoo.core.backbones import check, modalities_of
+from zoo.core.backbones.base import WHOLE_ONLY
+from zoo.core.backbones.omni_source import HUB
 from zoo.core.cards import guard_card, tagger_card
 from zoo.core.guard import Guard
 from zoo.core.launch import is_main
@@ -23,6 +25,9 @@ from zoo.core.orders import order_named
 from zoo.core.tables import text_table
 from zoo.evaluate import evaluate
 from zoo.omniguard.model import omniguard
+from zoo.policyguard.evaluation import measure as measure_steps
+from zoo.policyguard.evaluation import table as steps_table
+from zoo.policyguard.model import policyguard
 from zoo.registry import recipe_backbone, save
 from zoo.routeguard import recipe as routeguard
 from zoo.routeguard.tables import routing_table
@@ -66,7 +71,11 @@ def _build_guard(config: dict[str, Any], data: GuardDataModule) -> GuardModule:
 
 def _module(guard: Guard, config: dict[str, Any]) -> GuardModule:
     return GuardModule(
-        guard, loss=LossWeights(**config["loss"]), max_categories=config["max_categories"], **config["optim"]
+        guard,
+        loss=LossWeights(**config["loss"]),
+        max_categories=config["max_categories"],
+        steps=config.get("steps", 0),
+        **config["optim"],
     )
 
 
@@ -91,10 +100,36 @@ def _build_thinkguard(config: dict[str, Any], data: GuardDataModule) -> GuardMod
     return _module(thinkguard(config["backbone"], data.default_policy, config["recipe"], config["order"], wide), config)
 
 
+def _check_policyguard(config: dict[str, Any]) -> None:
+    """Raises `DataError` for a backbone that cannot be asked after each step, and for one sharded over processes."""
+    _check_guard(config)
+    if config["backbone"]["name"] in HUB:
+        raise DataError(f"backbone {config['backbone']['name']} {WHOLE_ONLY}")
+    if config["trainer"]["strategy"] in ("fsdp", "deepspeed"):
+        raise DataError(
+            "recipe policyguard measures steps in one process, and a sharded model needs all: use trainer=ddp"
+        )
+
+
+def _build_policyguard(config: dict[str, Any], data: GuardDataModule) -> GuardModule:
+    return _module(policyguard(config["backbone"], data.default_policy, config["recipe"]), config)
+
+
 def _finish_guard(module: GuardModule, data: GuardDataModule, config: dict[str, Any], run: Path) -> dict[str, Any]:
     kind, more = config["trainer"]["accelerator"], config.get("evaluate", {})
     metrics = evaluate(module, data, run, accelerator=kind, seed=config["seed"], **more)
     if is_main():
+        save(module.guard, run / "model", config["method"], guard_card(config, metrics, data))
+    return metrics
+
+
+def _finish_policyguard(
+    module: GuardModule, data: GuardDataModule, config: dict[str, Any], run: Path
+) -> dict[str, Any]:
+    kind, seed = config["trainer"]["accelerator"], config["seed"]
+    metrics = evaluate(module, data, run, accelerator=kind, seed=seed)
+    if is_main():
+        metrics["policyguard"] = measure_steps(module.guard, data.samples("test"))
         save(module.guard, run / "model", config["method"], guard_card(config, metrics, data))
     return metrics
 
@@ -127,6 +162,7 @@ def _finish_tagger(
 METHODS = {
     "omniguard": Method(_build_guard, _finish_guard, text_table, _check_guard),
     "thinkguard": Method(_build_thinkguard, _finish_guard, text_table, _check_thinkguard),
+    "policyguard": Method(_build_policyguard, _finish_policyguard, steps_table, _check_policyguard),
     "routeguard": Method(
         routeguard.build_routeguard, routeguard.finish_routeguard, routing_table, routeguard.check, several=False
     ),

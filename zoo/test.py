@@ -14,7 +14,8 @@ from typing import Any
 from datamodules import GuardDataModule
 from datamodules.schema import DataError
 from zoo import cli
-from zoo.config import compose, plain
+from zoo.benchmarks import BENCHMARKS
+from zoo.config import compose, plain, split_arguments
 from zoo.core import launch
 from zoo.core.guard import Guard
 from zoo.core.module import GuardModule
@@ -23,25 +24,31 @@ from zoo.core.run import new_run, write_errors, write_json, write_yaml
 from zoo.core.tables import text_table
 from zoo.evaluate import evaluate
 from zoo.fit import build_data
-from zoo.muirbench import evaluate as muirbench
 from zoo.registry import load
-
-BENCHMARKS = {"muirbench": muirbench.test}  # recipes that ask a model questions instead of for verdicts
 
 
 def main(arguments: list[str]) -> int:
     started = time.perf_counter()
-    name = next((a.removeprefix("model=") for a in arguments if a.startswith("model=")), None)
-    if not name:
-        raise DataError("give model=NAME (python -m zoo.list models) or model=RUN_FOLDER")
-    calibrate = next((a.removeprefix("calibrate=") for a in arguments if a.startswith("calibrate=")), "false")
+    given = split_arguments(arguments)
+    name, resume = given.pop("model", None), given.pop("resume", None)
+    calibrate = given.pop("calibrate", "false")
     if calibrate not in ("true", "false"):
         raise DataError(f"calibrate={calibrate}: expected true or false")
-    config = plain(compose([a for a in arguments if not a.startswith(("model=", "calibrate="))]))
-    if config["method"] in BENCHMARKS:
+    config = plain(compose([f"{k}={v}" for k, v in given.items()]))
+    benchmark = BENCHMARKS.get(config["method"])
+    subject = benchmark.subject if benchmark else None
+    if not name and subject is None:
+        raise DataError("give model=NAME (python -m zoo.list models) or model=RUN_FOLDER")
+    if resume is not None and not (benchmark and benchmark.resumes):
+        raise DataError(f"recipe {config['recipe']!r} tests in one go: leave resume= out")
+    if benchmark:
         if calibrate == "true":
             raise DataError(f"recipe {config['recipe']!r} has nothing to calibrate: leave calibrate= out")
-        return BENCHMARKS[config["method"]](config, name)
+        if name and subject:
+            if given.setdefault(subject, name) != name:
+                raise DataError(f"model={name} and {subject}={given[subject]}: give one of them")
+            config[subject] = name
+        return benchmark.test(config, str(name or config[subject]), resume, given)
     launch.start(plan(config["trainer"], config["data"]["batch_size"]))
     data, guard = launch.in_turn(lambda: _prepare(config, name))
     module = GuardModule(guard)

@@ -18,7 +18,7 @@ from datamodules.buckets import characters
 from datamodules.schema import DataError, Policy, Sample
 from zoo.core.guard import EXPLANATION_TOKENS, Guard
 from zoo.core.metrics import binary
-from zoo.core.query import EXPLANATION, VERDICT_OPTIONS, policy_queries
+from zoo.core.query import EXPLANATION, VERDICT_OPTIONS
 
 ASSESSMENT_TOKENS, CATEGORIES_TOKENS = 8, 48
 BATCH = 16
@@ -88,7 +88,7 @@ def written_against_scored(guard: Guard, samples: Sequence[Sample], count: int, 
 def _both(guard: Guard, samples: Sequence[Sample]) -> tuple[list[tuple[float, float]], list[str], dict[str, float]]:
     """Each sample's score and verdict log-odds, its written answer, and the seconds that both took."""
     policies = [guard.policy_for(s) for s in samples]
-    rows = [guard.backbone.prepare(s, p, policy_queries(p)) for s, p in zip(samples, policies)]
+    rows = [guard.backbone.prepare(s, p, guard.order.queries(p)) for s, p in zip(samples, policies)]
     guard.backbone.encode(guard.backbone.collate(rows).to(guard.device))  # features of frozen encoders are made here
     batch = guard.backbone.collate(rows).to(guard.device)
     started = time.perf_counter()

@@ -23,11 +23,19 @@ LARGEST_REPLY = 1 << 20  # bytes
 LONGEST_WAIT = 120.0  # seconds between two tries
 RETRIED = (408, 409, 425, 429)  # and everything from 500 on
 OF_THE_ROW = (400, 413, 422)  # this request's fault: too long, or refused
+SLOW, LONG = "slow", "long"  # kinds of answers that did not come: given up for their time, or their size
 HERE = ("localhost", "127.0.0.1", "::1")
 
 
 class NoAnswer(Exception):
-    """A request that was not answered within its tries, or that the endpoint refuses. The message says why."""
+    """A request that was not answered within its tries, or that the endpoint refuses. The message says why.
+
+    `kind` says how the last try ended: SLOW, LONG, or "" for anything else.
+    """
+
+    def __init__(self, why: str, kind: str = ""):
+        super().__init__(why)
+        self.kind = kind
 
 
 class Clock:
@@ -85,7 +93,10 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 
 class Chat:
-    """One model at one endpoint. Raises `DataError` for settings that cannot work."""
+    """One model at one endpoint. `what` is the place of its settings in a recipe, for errors.
+
+    Raises `DataError` for settings that cannot work.
+    """
 
     def __init__(
         self,
@@ -97,19 +108,20 @@ class Chat:
         timeout: float,
         max_tokens: int,
         clock: Clock | None = None,
+        what: str = "data.endpoint",
     ):
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
-            raise DataError("data.endpoint.url: expected http(s)://HOST/…, without a name or a key in it")
+            raise DataError(f"{what}.url: expected http(s)://HOST/…, without a name or a key in it")
         self.key = os.environ.get(key_env) if key_env else None
         if self.key and parts.scheme == "http" and parts.hostname not in HERE:
             raise DataError(
-                f"data.endpoint.url: {parts.hostname} would get the key of ${key_env} over plain http: use https, or "
-                "set data.endpoint.key_env= to an empty name for an endpoint without a key"
+                f"{what}.url: {parts.hostname} would get the key of ${key_env} over plain http: use https, or "
+                f"set {what}.key_env= to an empty name for an endpoint without a key"
             )
         self.url, self.host, self.key_env = url.rstrip("/") + "/chat/completions", parts.hostname, key_env
         self.model, self.retries, self.timeout, self.max_tokens = model, retries, timeout, max_tokens
-        self.clock = clock or Clock()
+        self.what, self.clock = what, clock or Clock()
         self.throttle = Throttle(requests_per_minute, self.clock)
         self._opener = urllib.request.build_opener(_Stay)
 
@@ -122,7 +134,7 @@ class Chat:
 
         Raises `NoAnswer` where this request failed, `DataError` where no other can fare better.
         """
-        why = ""
+        why = kind = ""
         for attempt in range(self.retries + 1):
             self.throttle.wait()
             if self.clock.stopped:
@@ -130,14 +142,14 @@ class Chat:
             try:
                 return self._once(messages)
             except _Again as e:
-                why = str(e)
+                why, kind = str(e), e.kind
                 if attempt < self.retries:
                     wait = min(2.0**attempt if e.after is None else e.after, LONGEST_WAIT)
                     if e.after is not None:
                         self.throttle.pause(wait)
                     else:
                         self.clock.sleep(wait)
-        raise NoAnswer(why)
+        raise NoAnswer(why, kind)
 
     def _once(self, messages: list[dict[str, str]]) -> Reply:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -151,7 +163,10 @@ class Chat:
             e.close()
             raise self._refusal(e.code, e.headers.get("Retry-After")) from None  # its body may repeat the key
         except (OSError, http.client.HTTPException) as e:  # no connection, too slow, cut off
-            raise _Again(f"{self.host}: {getattr(e, 'reason', None) or type(e).__name__}") from None
+            slow = isinstance(e, TimeoutError) or isinstance(getattr(e, "reason", None), TimeoutError)
+            raise _Again(
+                f"{self.host}: {getattr(e, 'reason', None) or type(e).__name__}", kind=SLOW if slow else ""
+            ) from None
         return _read(raw)
 
     def _refusal(self, status: int, after: str | None) -> Exception:
@@ -160,21 +175,21 @@ class Chat:
         if status in OF_THE_ROW:
             return NoAnswer(f"status {status}")
         if status in (401, 403):
-            where = f"${self.key_env}" if self.key_env else "the variable that data.endpoint.key_env names"
+            where = f"${self.key_env}" if self.key_env else f"the variable that {self.what}.key_env names"
             return DataError(f"{self.host} does not accept the key (status {status}): put a valid one into {where}")
         what = "answers with a redirect" if status < 400 else "has nothing there"
-        return DataError(f"{self.host} {what} (status {status}): data.endpoint.url leads to {self.url}: correct it")
+        return DataError(f"{self.host} {what} (status {status}): {self.what}.url leads to {self.url}: correct it")
 
 
 class _Again(Exception):
-    def __init__(self, why: str, after: float | None = None):
+    def __init__(self, why: str, after: float | None = None, kind: str = ""):
         super().__init__(why)
-        self.after = after
+        self.after, self.kind = after, kind
 
 
 def _read(raw: bytes) -> Reply:
     if len(raw) > LARGEST_REPLY:
-        raise _Again("a reply of over 1 MB")
+        raise _Again("a reply of over 1 MB", kind=LONG)
     try:
         choice = json.loads(raw)["choices"][0]
         text, finish = choice["message"]["content"], choice.get("finish_reason")

@@ -3,13 +3,14 @@
 Every edited clip has an original to be compared with. It goes through the same writer, and both are silent for the same
 time at the start and at the end: neither the codec nor silence tells them apart. A file's name is a hash, and so is the
 order of the manifest. Splits are by source clip, and a donor comes from the same split as the clip that it goes into.
+What `events.jsonl` beside the clips says of them goes into the rows; a donor is then never of what is heard already.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from datamodules.soundtrack import Target, Track, read_track, resampled, target_
 from datamodules.sources.split import FRACTIONS, draw, split_of
 from datamodules.transforms.audio_edits import Mute, Shift, Swap, fitted, silenced, silent_ends
 from datamodules.transforms.donors import BAND, Donor, Features, choose, features
+from datamodules.transforms.events import Event, read_events
 
 EDITS = ("shift", "mute", "swap")
 DELTAS = (-2.0, 2.0)  # seconds; the paper's test set is at about ±2 s (its training data at 1.80 to 2.50)
@@ -36,6 +38,10 @@ MANIFEST, ERRORS, CLIPS = "manifest.jsonl", "errors.jsonl", "clips"
 class Settings:
     """`deltas` in seconds, later > 0; `band` is the range of a donor's similarity; `split` puts all clips on one side.
 
+    With `spread` a clip is not shifted by all deltas but by those of one size, and the clips take turns: as many bands
+    for a fraction of the files. With `even` a clip that is moved both ways is silent at both ends for as long, and so
+    is its original: which end is silent would tell the direction to who has learnt it.
+
     Raises `DataError` for what is not possible.
     """
 
@@ -44,6 +50,8 @@ class Settings:
     seed: int = 0
     band: tuple[float, float] = BAND
     split: str | None = None
+    spread: bool = False
+    even: bool = False
 
     def __post_init__(self) -> None:
         for edit in self.edits:
@@ -78,6 +86,7 @@ class _Clip:
     features: Features
     group: str
     split: str
+    event: Event | None
 
 
 def edit_folder(source: str | Path, target: str | Path, settings: Settings | None = None) -> Report:
@@ -102,8 +111,9 @@ def edit_folder(source: str | Path, target: str | Path, settings: Settings | Non
     samples: list[Sample] = []
     with folder_beside(target) as folder:
         (folder / CLIPS).mkdir()
+        turns = {c.hash: n for s in SPLITS for n, c in enumerate(_of_split(clips, s))}
         for clip in tqdm(clips.values(), desc="clips", unit="clip", disable=len(clips) < 8, leave=False):
-            samples += _edit_clip(clip, clips, settings, folder, errors)
+            samples += _edit_clip(clip, clips, settings, _deltas(settings, turns[clip.hash]), folder, errors)
         samples.sort(key=lambda s: s.id)
         _write_lines(folder / MANIFEST, [s.to_dict() for s in samples])
         if errors:
@@ -115,6 +125,7 @@ def edit_folder(source: str | Path, target: str | Path, settings: Settings | Non
 def _clips(source: Path, files: list[Path], settings: Settings, errors: list[dict[str, str]]) -> dict[str, _Clip]:
     """The clips that can be edited, by the hash of their bytes."""
     clips: dict[str, _Clip] = {}
+    events = read_events(source)
     for path in tqdm(files, desc="sounds", unit="clip", disable=len(files) < 8, leave=False):
         name = path.relative_to(source).as_posix()
         try:
@@ -130,8 +141,21 @@ def _clips(source: Path, files: list[Path], settings: Settings, errors: list[dic
             continue
         group = f"clip-{hash[:16]}"
         place = split_of(np.array([draw(group, settings.seed)]), FRACTIONS)[0]
-        clips[hash] = _Clip(path, name, hash, kind, found, group, settings.split or SPLITS[place])
+        split = settings.split or SPLITS[place]
+        clips[hash] = _Clip(path, name, hash, kind, found, group, split, events.get(name))
     return clips
+
+
+def _of_split(clips: dict[str, _Clip], split: str) -> list[_Clip]:
+    return sorted((c for c in clips.values() if c.split == split), key=lambda c: c.hash)
+
+
+def _deltas(settings: Settings, turn: int) -> tuple[float, ...]:
+    """Those of the clip whose turn it is."""
+    sizes = sorted({abs(d) for d in settings.deltas})
+    if not settings.spread or not sizes:
+        return settings.deltas
+    return tuple(d for d in settings.deltas if abs(d) == sizes[turn % len(sizes)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +170,12 @@ class _Edit:
 
 
 def _edit_clip(
-    clip: _Clip, clips: dict[str, _Clip], settings: Settings, folder: Path, errors: list[dict[str, str]]
+    clip: _Clip,
+    clips: dict[str, _Clip],
+    settings: Settings,
+    deltas: tuple[float, ...],
+    folder: Path,
+    errors: list[dict[str, str]],
 ) -> list[Sample]:
     """Writes the edits of a clip, and an original for each way in which their ends are silent."""
     source = read_track(clip.path)
@@ -161,30 +190,41 @@ def _edit_clip(
         write_track(clip.path, folder / file, Track(wave, track.rate, track.start), clip.target)
         info = {"clip": clip.hash, "file": clip.name, "edit": edit, "delta": delta, "seed": settings.seed}
         info["silence"] = [samples / track.rate for samples in silence]  # seconds at the start and at the end
+        info["seconds"] = round(track.seconds, 6)
+        if clip.event is not None:
+            info["event"] = clip.event.to_dict()
         sample = Sample.of(video=file, id=id, source="thud", group=clip.group, split=clip.split, meta={**info, **meta})
         out.append(sample)
         return id
 
-    for edit in _edits(clip, clips, track, settings, errors):
+    for edit in _edits(clip, clips, track, settings, deltas, errors):
         if edit.silence not in originals:
             originals[edit.silence] = write(silenced(track.wave, *edit.silence), "none", edit.silence)
         meta: dict[str, Any] = {"original": originals[edit.silence]}
         if edit.donor is not None:
             meta |= {"donor": edit.donor.name, "similarity": round(edit.donor.similarity, 4)}
+            its = clips[edit.donor.name].event
+            if its is not None and its.heard is not None:
+                meta["donor_heard"] = its.heard
         wave = edit.wave if edit.kind == "mute" else silenced(edit.wave, *edit.silence)
         write(wave, edit.kind, edit.silence, edit.delta, **meta)
     return out
 
 
 def _edits(
-    clip: _Clip, clips: dict[str, _Clip], track: Track, settings: Settings, errors: list[dict[str, str]]
+    clip: _Clip,
+    clips: dict[str, _Clip],
+    track: Track,
+    settings: Settings,
+    deltas: tuple[float, ...],
+    errors: list[dict[str, str]],
 ) -> Iterator[_Edit]:
     """The edits that are possible; the others become errors."""
     for kind in settings.edits:
-        for delta in settings.deltas if kind == "shift" else (0.0,):
+        for delta in deltas if kind == "shift" else (0.0,):
             try:
                 if kind == "shift":
-                    yield _shift(clip, track, delta)
+                    yield _shift(clip, track, delta, [d for d in deltas if settings.even and abs(d) == abs(delta)])
                 elif kind == "mute":
                     yield _Edit(kind, Mute()(track.wave), (0, 0))
                 else:
@@ -193,18 +233,21 @@ def _edits(
                 errors.append({"id": clip.name, "error": str(e)})
 
 
-def _shift(clip: _Clip, track: Track, delta: float) -> _Edit:
+def _shift(clip: _Clip, track: Track, delta: float, beside: Sequence[float] = ()) -> _Edit:
+    """`beside` are other shifts whose silence the clip is to have too."""
     if abs(delta) >= track.seconds:
         raise MediaError(
             f"{clip.path}: {track.seconds:.2f} s of sound cannot be moved by {delta:+g} s: use shorter deltas"
         )
-    wave = Shift(track.rate, delta)(track.wave)
-    by = round(delta * track.rate)
-    return _Edit("shift", wave, _common_ends(clip, silenced(track.wave, max(by, 0), max(-by, 0)), wave), delta)
+    waves = []
+    for d in dict.fromkeys((delta, *beside)):
+        by = round(d * track.rate)
+        waves += [Shift(track.rate, d)(track.wave), silenced(track.wave, max(by, 0), max(-by, 0))]
+    return _Edit("shift", waves[0], _common_ends(clip, *waves), delta)
 
 
 def _swap(clip: _Clip, clips: dict[str, _Clip], track: Track, settings: Settings) -> _Edit:
-    pool = {h: c.features for h, c in clips.items() if c.split == clip.split}
+    pool = {h: c.features for h, c in clips.items() if c.split == clip.split and (c is clip or not _same(c, clip))}
     try:
         donor = choose(clip.hash, pool, settings.seed, settings.band, f"split {clip.split}")
     except DataError as e:
@@ -215,12 +258,16 @@ def _swap(clip: _Clip, clips: dict[str, _Clip], track: Track, settings: Settings
     return _Edit("swap", wave, _common_ends(clip, track.wave * heard, wave), donor=donor)
 
 
-def _common_ends(clip: _Clip, original: Tensor, edited: Tensor) -> tuple[int, int]:
-    """The silence, in samples at the start and at the end, that both get. Raises `MediaError` if no sound is left."""
-    ends = zip(silent_ends(original), silent_ends(edited))
-    lead, tail = (max(pair) for pair in ends)
-    n = original.shape[-1]
-    if lead + tail >= n or any(silent_ends(silenced(w, lead, tail))[0] == n for w in (original, edited)):
+def _same(a: _Clip, b: _Clip) -> bool:
+    """Whether the same thing is known to be heard in both: either sound would then belong to either picture."""
+    return None not in (a.event, b.event) and a.event.heard is not None and a.event.heard == b.event.heard
+
+
+def _common_ends(clip: _Clip, *waves: Tensor) -> tuple[int, int]:
+    """The silence, in samples at the start and at the end, that all get. Raises `MediaError` if no sound is left."""
+    lead, tail = (max(ends) for ends in zip(*(silent_ends(w) for w in waves)))
+    n = waves[0].shape[-1]
+    if lead + tail >= n or any(silent_ends(silenced(w, lead, tail))[0] == n for w in waves):
         raise MediaError(
             f"{clip.path}: nothing would be left to hear after the edit: use shorter deltas or leave it out"
         )

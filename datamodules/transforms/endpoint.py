@@ -7,7 +7,6 @@ that argues for another verdict would teach exactly that.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -21,10 +20,10 @@ from tqdm import tqdm
 
 from datamodules.answers import entries_named, parse
 from datamodules.assets import zoo_home
-from datamodules.atomic import write_text
-from datamodules.schema import DataError, Policy, Sample, canonical_json, near
+from datamodules.schema import DataError, Policy, Sample, near
 from datamodules.transforms.annotations import broken
 from datamodules.transforms.chat import Chat, Clock, NoAnswer, Reply
+from datamodules.transforms.kept import Kept
 
 GIVE_UP = 8  # rows without an answer, one after the other, after which the endpoint is taken to be down
 SYSTEM = """You explain the labels of a content moderation data set. You get a policy, a conversation, which part of \
@@ -51,22 +50,32 @@ class EndpointSettings:
     words: int = 30  # most in an explanation
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> EndpointSettings:
-        """Raises `DataError` for an unknown, missing or impossible setting."""
+    def of(
+        cls, given: Mapping[str, Any], what: str = "data.endpoint", who: str = "data.critic=endpoint"
+    ) -> EndpointSettings:
+        """Raises `DataError` for an unknown, missing or impossible setting. `what` is their place in the recipe, `who`
+        needs them."""
         known = [f.name for f in fields(cls)]
         for key in given:
             if key not in known:
-                raise DataError(f"data.endpoint: unknown setting {key!r}{near(str(key), known)}")
+                raise DataError(f"{what}: unknown setting {key!r}{near(str(key), known)}")
         made = cls(**given)
         for key in ("url", "model"):
             if not getattr(made, key):
-                raise DataError(f"data.critic=endpoint needs data.endpoint.{key}")
+                raise DataError(f"{who} needs {what}.{key}")
         for key in ("requests_per_minute", "concurrency", "timeout", "max_tokens", "words"):
             if not getattr(made, key) > 0:
-                raise DataError(f"data.endpoint.{key}={getattr(made, key)}: must be above 0")
+                raise DataError(f"{what}.{key}={getattr(made, key)}: must be above 0")
         if made.retries < 0:
-            raise DataError(f"data.endpoint.retries={made.retries}: must be 0 or more")
+            raise DataError(f"{what}.retries={made.retries}: must be 0 or more")
         return made
+
+    def chat(self, clock: Clock | None = None, what: str = "data.endpoint") -> Chat:
+        """The client with these settings. Raises `DataError` for those that cannot work."""
+        return Chat(
+            self.url, self.model, self.key_env, self.requests_per_minute, self.retries, self.timeout, self.max_tokens,
+            clock, what,
+        )  # fmt: skip
 
 
 class Endpoint:
@@ -96,10 +105,7 @@ class Endpoint:
         Raises `DataError` where the endpoint refuses everything or is down; what was answered is kept.
         """
         s = self.settings
-        chat = Chat(
-            s.url, s.model, s.key_env, s.requests_per_minute, s.retries, s.timeout, s.max_tokens, self._clock
-        )  # fmt: skip
-        folder = self.folder or zoo_home() / "critiques"
+        kept = Kept(s.chat(self._clock), self.folder or zoo_home() / "critiques")
         counts: Counter[str] = Counter()
         rows: list[tuple[Sample, Policy, list[dict[str, str]], Path]] = []
         for sample in samples:
@@ -108,23 +114,22 @@ class Endpoint:
                 counts["has media" if sample.media else "no verdict under its policy"] += 1
                 continue
             messages = messages_for(sample, policy, s.words)
-            key = hashlib.sha256(canonical_json(chat.body(messages)).encode()).hexdigest()
-            rows.append((sample, policy, messages, folder / key[:2] / f"{key}.json"))
+            rows.append((sample, policy, messages, kept.path(messages)))
         wanted = {path: messages for _, _, messages, path in rows if not path.is_file()}
-        failed = self._fetch(chat, wanted)
+        failed = self._fetch(kept, wanted)
         self.critiques = {}
         for sample, policy, _, path in rows:
             if path in failed:
                 counts["no answer"] += 1
                 continue
-            text, reason = accepted(_stored(path), sample, policy, s.words)
+            text, reason = accepted(kept.read(path), sample, policy, s.words)
             counts[reason or "accepted"] += 1
             if text is not None:
                 ids = frozenset(e.id for e in broken(sample, policy))
                 self.critiques[sample.id] = text, bool(sample.gold(policy)), ids
         return counts
 
-    def _fetch(self, chat: Chat, wanted: Mapping[Path, list[dict[str, str]]]) -> set[Path]:
+    def _fetch(self, kept: Kept, wanted: Mapping[Path, list[dict[str, str]]]) -> set[Path]:
         """Stores the answers, each as it comes; returns the places of those that did not come."""
         failed: set[Path] = set()
         if not wanted:
@@ -132,25 +137,23 @@ class Endpoint:
         in_a_row = 0
         pool = ThreadPoolExecutor(self.settings.concurrency, "critique")
         try:
-            asked: dict[Future[Reply], Path] = {pool.submit(chat.ask, m): path for path, m in wanted.items()}
+            asked: dict[Future[Reply], Path] = {pool.submit(kept.fetch, m): path for path, m in wanted.items()}
             done = tqdm(as_completed(asked), "critiques", len(asked), disable=len(asked) < 64, leave=False)
             for future in done:
                 try:
-                    reply = future.result()
+                    future.result()
                 except NoAnswer as e:
                     failed.add(asked[future])
                     in_a_row += 1
                     if in_a_row >= GIVE_UP:
                         raise DataError(
-                            f"{chat.host}: {in_a_row} requests in a row without an answer (the last: {e}): see that it "
-                            "runs and takes these settings, then start again: answers are kept"
+                            f"{kept.chat.host}: {in_a_row} requests in a row without an answer (the last: {e}): see "
+                            "that it runs and takes these settings, then start again: answers are kept"
                         ) from None
                     continue
                 in_a_row = 0
-                stored = {"model": chat.model, "text": reply.text, "finished": reply.finished}
-                write_text(asked[future], json.dumps(stored, ensure_ascii=False) + "\n")
         finally:
-            chat.clock.stop()  # of those that still wait, none goes on
+            kept.chat.clock.stop()  # of those that still wait, none goes on
             pool.shutdown(cancel_futures=True)
         return failed
 
@@ -168,14 +171,6 @@ def messages_for(sample: Sample, policy: Policy, words: int) -> list[dict[str, s
         {"role": "system", "content": SYSTEM.format(words=words)},
         {"role": "user", "content": json.dumps(asked, ensure_ascii=False, indent=1)},
     ]
-
-
-def _stored(path: Path) -> Reply:
-    try:
-        row = json.loads(path.read_text(encoding="utf-8"))
-        return Reply(str(row["text"]), bool(row["finished"]))
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise DataError(f"{path}: not an answer that was stored here ({type(e).__name__}): delete it") from e
 
 
 # ------------------------------------------------------------------------------------------------------- filtering

@@ -21,6 +21,7 @@ import datamodules
 import zoo
 from datamodules.schema import DataError, canonical_json
 from zoo.baseline import BASELINES
+from zoo.benchmarks import BENCHMARKS
 from zoo.claims.claim import Arm, Claim
 from zoo.config import compose, plain
 from zoo.core import weights
@@ -65,7 +66,7 @@ class Unit:
             "verb": self.arm.verb,
             "config": identity(self.config),
             "calibrate": self.arguments.get("calibrate"),
-            "model": self.uses.key if self.uses else self.arm.model and _model_hash(self.arm.model),
+            "model": self.uses.key if self.uses else self.arm.model and _model_hash(self.arm.model, self.config),
             "data": self.data_hash,
             "version": zoo.__version__,
         }
@@ -97,9 +98,18 @@ class Unit:
         return sorted(p.parent for p in (below / self.config["recipe"]).glob("*/config.yaml"))
 
 
-def _model_hash(name: str) -> str:
-    """sha256 of a model's config.json, which holds that of its weights; a baseline's name is all there is of it."""
-    return name if name in BASELINES else weights.sha256_of(weights.find(name) / "config.json")
+def _model_hash(name: str, config: Mapping[str, Any]) -> str:
+    """sha256 of a model's config.json, which holds that of its weights. A baseline's name is all there is of it, and so
+    is that of what a benchmark calls by a setting of its own (an analyser, a scripted victim)."""
+    if name in BASELINES or _subject(config):
+        return name
+    return weights.sha256_of(weights.find(name) / "config.json")
+
+
+def _subject(config: Mapping[str, Any]) -> str | None:
+    """The setting that `model` of a test stands for, where its recipe is a benchmark that has one."""
+    benchmark = BENCHMARKS.get(config["method"])
+    return benchmark.subject if benchmark else None
 
 
 def code_hash() -> str:
@@ -146,6 +156,14 @@ def _config(arm: Arm, given: Mapping[str, str]) -> dict[str, Any]:
     """The recipe's configuration, checked as the command would. Raises `DataError`."""
     own = {k: v for k, v in given.items() if not (k == "calibrate" and arm.verb == "test")}
     config = plain(compose([f"recipe={arm.recipe}", *(f"{k}={v}" for k, v in own.items())]))
+    benchmark = BENCHMARKS.get(config["method"])
+    if benchmark:
+        if arm.verb != "test" or benchmark.look is None:
+            raise DataError(f"recipe {arm.recipe!r} has no judged rows that a claim can compare, or trains nothing")
+        if benchmark.subject:
+            config[benchmark.subject] = arm.model
+        benchmark.check(config)
+        return config
     method = METHODS[config["method"]]
     if arm.verb == "fit":
         method.check(config)

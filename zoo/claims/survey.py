@@ -8,6 +8,7 @@ from typing import Any
 
 from datamodules.base import GuardDataModule
 from datamodules.schema import DataError, Sample, canonical_json, near
+from zoo.benchmarks import BENCHMARKS, Benchmark
 from zoo.claims.claim import CATEGORY, REPORTED, Claim, Metric
 from zoo.claims.measure import selected
 from zoo.claims.runs import Unit
@@ -32,10 +33,11 @@ def survey(units: Mapping[tuple[str, int], Unit], claim: Claim) -> None:
     checked: set[tuple[str, str]] = set()
     for (name, _), unit in units.items():
         config = {**unit.config, "seed": 0}  # the seed orders training rows; the rows are the same
-        what = canonical_json(config["data"])
+        benchmark = BENCHMARKS.get(config["method"])
+        what = canonical_json(config if benchmark else config["data"])
         try:
             if what not in seen:
-                seen[what] = _look(build_data(config))
+                seen[what] = _look_at(benchmark, config) if benchmark else _look(build_data(config))
             unit.data_hash, rows = seen[what]
             if (name, what) not in checked:
                 checked.add((name, what))
@@ -49,6 +51,17 @@ def _look(data: GuardDataModule) -> tuple[str, list[Row]]:
     data.prepare_data()
     rows = [row for s in data.samples("test") for row in _rows(s, data)]
     return data_hash(data.corpus.samples), rows
+
+
+def _look_at(benchmark: Benchmark, config: dict[str, Any]) -> tuple[str, list[Row]]:
+    """As `_look`, of a benchmark that has rows of its own: its labels are those of the rows."""
+    if benchmark.look is None:
+        raise DataError(f"recipe {config['recipe']!r} has no judged rows that a claim can compare")
+    digest, samples = benchmark.look(config)
+    return digest, [
+        Row({"source": s.source, "modality": s.modality, "target": s.target}, slices_of(s), s.unsafe, frozenset())
+        for s in samples
+    ]
 
 
 def _rows(sample: Sample, data: GuardDataModule) -> list[Row]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,12 @@ from datamodules.schema import DataError, Policy, Sample
 from datamodules.taxonomy import DEFAULT_POLICY
 from zoo.core.backbones.base import Backbone, Scores
 from zoo.core.orders import VERDICT_FIRST, Order
-from zoo.core.query import policy_queries
 from zoo.core.verdict import Verdict
 from zoo.core.wide import Votes, Wide
 from zoo.core.wide_reader import WideReader, can_read
+
+if TYPE_CHECKING:
+    from zoo.core.watch import StepVerdict, Watch
 
 WIDE = "wide."  # names of the wide half's tensors begin with it
 EXPLANATION_TOKENS = 64  # most that an explanation is generated of, unless the caller says otherwise
@@ -143,7 +146,7 @@ class Guard(nn.Module):
         return out
 
     def judge(self, scores: Scores, entries: Sequence[int], wide: Tensor | None = None) -> Judged:
-        """Probabilities from scored `policy_queries`; `entries[i]` is the size of row i's policy.
+        """Probabilities from scored `order.queries`; `entries[i]` is the size of row i's policy.
 
         `wide` are the rows' `wide_odds`.
         """
@@ -181,7 +184,7 @@ class Guard(nn.Module):
     def answers(
         self, batch: Any, policies: Sequence[Policy], max_new_tokens: int = EXPLANATION_TOKENS
     ) -> tuple[Scores, list[str] | None]:
-        """Scores of the batch's `policy_queries`, and the explanations that they follow where those come first.
+        """Scores of the batch's `order.queries`, and the explanations that they follow where those come first.
 
         A verdict after its explanation goes on from the same encoded prompt as the explanation did, which it reads in
         whole. Categories are asked of the prompt. Otherwise it is one pass over the batch as it was prepared.
@@ -190,7 +193,7 @@ class Guard(nn.Module):
             return self.backbone.score_batch(batch), None
         state = self.backbone.encode(batch)
         said = self.backbone.generate(state, [self.order.critique(False, [])] * len(policies), max_new_tokens)
-        queries = [[self.order.verdict(p, text), *policy_queries(p)[1:]] for p, text in zip(policies, said)]
+        queries = [[self.order.verdict(p, text), *self.order.queries(p)[1:]] for p, text in zip(policies, said)]
         return self.backbone.score(state, queries), said
 
     @torch.no_grad()
@@ -215,19 +218,63 @@ class Guard(nn.Module):
         if threshold is not None and not 0.0 <= threshold <= 1.0:
             raise DataError(f"threshold {threshold} is not a probability: give a number from 0 to 1")
         self.backbone.check(samples)
-        was_training = self.training
-        self.eval()
         lengths = [characters(s, self.policy_for(s, policy)) for s in samples]
         by_length = sorted(range(len(samples)), key=lengths.__getitem__)
         out: dict[int, Verdict] = {}
-        try:
+        with self.evaluating():
             for start in range(0, len(samples), batch_size):
                 at = by_length[start : start + batch_size]
                 rows = [samples[i] for i in at]
                 out |= zip(at, self._moderate(rows, policy, explain, threshold, max_new_tokens))
+        return [out[i] for i in range(len(samples))]
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """In evaluation mode within the block."""
+        was_training = self.training
+        self.eval()
+        try:
+            yield
         finally:
             self.train(was_training)
-        return [out[i] for i in range(len(samples))]
+
+    def prefixes(
+        self,
+        samples: Sample | Sequence[Sample],
+        policy: Policy | None = None,
+        threshold: float | None = None,
+        batch_size: int = 8,
+    ) -> list[StepVerdict] | list[list[StepVerdict]]:
+        """Verdicts after each step of a trajectory and, last, on the closed one (a list for one sample).
+
+        One pass: each prefix is scored as if it had been given alone. Steps are those of `meta["prefixes"]`, or the
+        agent's messages, each with what follows it. An empty trajectory has the closing verdict alone. A message is cut
+        by itself to the backbone's limit, and where all do not fit the oldest steps go out of sight; verdicts from then
+        on are `truncated`. Raises `DataError` for a backbone or an order that cannot answer after each step,
+        `MediaError` for a bad file.
+        """
+        from zoo.core.watch import prefixes
+
+        alone = isinstance(samples, Sample)
+        with self.evaluating():
+            out = prefixes(self, [samples] if alone else samples, policy, threshold, batch_size)
+        return out[0] if alone else out
+
+    def watch(
+        self,
+        policy: Policy | None = None,
+        task: str | None = None,
+        id: str = "trajectory",
+        threshold: float | None = None,
+    ) -> Watch:
+        """A trajectory to be judged while the agent acts: `.step(action)` after each step, `.close()` at its end.
+
+        Each step is read once (keys and values are kept), and verdicts are those of `prefixes`. `task` is what the
+        agent was asked for. Raises `DataError` as `prefixes` does.
+        """
+        from zoo.core.watch import Watch
+
+        return Watch(self, policy or self.policy, task, id, threshold)
 
     def _moderate(
         self,
@@ -238,7 +285,7 @@ class Guard(nn.Module):
         max_new_tokens: int,
     ) -> list[Verdict]:
         policies = [self.policy_for(s, policy) for s in samples]
-        rows = [self.backbone.prepare(s, p, policy_queries(p)) for s, p in zip(samples, policies)]
+        rows = [self.backbone.prepare(s, p, self.order.queries(p)) for s, p in zip(samples, policies)]
         batch = self.backbone.collate(rows).to(self.device)
         # One pass for the verdict, whether it is to be explained or not: it is the same to the last bit.
         scores, said = self.answers(batch, policies, max_new_tokens)

@@ -9,18 +9,20 @@ import torch
 from torch import Tensor
 
 from datamodules.schema import Policy, Sample
+from datamodules.trajectory import prefixes_of
 from zoo.core.backbones.base import Scores
 from zoo.core.orders import VERDICT_FIRST, Order
-from zoo.core.query import Query, category_query
+from zoo.core.query import STATE_OPTIONS, Query
 
-VERDICT, CATEGORY, CRITIQUE, LINE = range(4)
-PARTS = ("verdict", "categories", "critique", "lines")
-CLOSED = (VERDICT, CATEGORY)  # answered by one of several options; the others by the tokens of one
+VERDICT, CATEGORY, CRITIQUE, LINE, STATE = range(5)
+PARTS = ("verdict", "categories", "critique", "lines", "states")
+CLOSED = (VERDICT, CATEGORY, STATE)  # answered by one of several options; the others by the tokens of one
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the means: over verdicts, over known category labels, over critique tokens, over tokens of `lines`.
+    """Weights of the means: over verdicts, over known category labels, over critique tokens, over tokens of `lines`,
+    over what is known of a trajectory's steps (`states`).
 
     Lines are the assessment and the categories as the guard writes them out. The closed queries compare options with
     each other alone: without lines a guard that writes freely may say anything.
@@ -30,6 +32,7 @@ class LossWeights:
     categories: float = 1.0
     critique: float = 1.0
     lines: float = 0.0
+    states: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,12 @@ def training_queries(
     most: int | None = None,
     order: Order = VERDICT_FIRST,
     lines: bool = False,
+    steps: Sequence[int] = (),
 ) -> tuple[list[Query], list[int], list[int]]:
     """Queries of one sample under `policy` with their right options and kinds. Unknown labels are not asked for.
 
     At most `most` categories are asked for, those with a yes first: drawn policies are in random order, so the others
-    are a random part.
+    are a random part. `steps` of a labelled trajectory, from 1, are those that are asked about while it goes on.
     """
     queries: list[Query] = []
     options: list[int] = []
@@ -67,9 +71,13 @@ def training_queries(
         kinds.append(VERDICT)
     known = [(e, sample.categories.get(e.id, "unknown")) for e in policy.entries]
     for entry, label in [x for answer in ("yes", "no") for x in known if x[1] == answer][:most]:
-        queries.append(category_query(entry))
+        queries.append(order.category(entry))
         options.append(int(label == "yes"))
         kinds.append(CATEGORY)
+    for query, option in state_targets(sample, policy, order, steps):
+        queries.append(query)
+        options.append(option)
+        kinds.append(STATE)
     if gold is None:
         return queries, options, kinds
     broken = [e.name for e in policy.entries if sample.categories.get(e.id) == "yes"]
@@ -84,6 +92,23 @@ def training_queries(
     return queries, options, kinds
 
 
+def state_targets(sample: Sample, policy: Policy, order: Order, steps: Sequence[int]) -> list[tuple[Query, int]]:
+    """What is asked after each of `steps` of a labelled trajectory, with the right options.
+
+    The verdict's is unsafe where a rule is violated by then; it is not asked where that is unknown.
+    """
+    marked = prefixes_of(sample) if steps else None
+    out: list[tuple[Query, int]] = []
+    for step in steps:
+        assert marked is not None
+        verdict, *rules = order.so_far(policy, marked.ends[step - 1])
+        states = [marked.states[id][step - 1] if id in marked.states else None for id in policy.ids]
+        if "violated" in states or None not in states:
+            out.append((verdict, int("violated" in states)))
+        out += [(query, STATE_OPTIONS.index(state)) for query, state in zip(rules, states) if state is not None]
+    return out
+
+
 def collate_targets(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Targets:
     """Rows of (options, kinds) → padded [b, q]."""
     width = max((len(o) for o, _ in rows), default=0)
@@ -96,7 +121,7 @@ def collate_targets(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Targ
 
 
 def asked(targets: Targets, tokens: Tensor) -> Tensor:
-    """How much a batch asks for of each of PARTS, float32 [4]: queries of closed parts, tokens of written ones.
+    """How much a batch asks for of each of PARTS, float32 [5]: queries of closed parts, tokens of written ones.
 
     These are the denominators of its means. `tokens` [b, q, o] counts the tokens of each option.
     """
@@ -107,7 +132,7 @@ def asked(targets: Targets, tokens: Tensor) -> Tensor:
 
 
 def loss_sums(scores: Scores, targets: Targets) -> Tensor:
-    """Sums of the losses of PARTS over a batch's closed queries and written tokens, [4].
+    """Sums of the losses of PARTS over a batch's closed queries and written tokens, [5].
 
     A sum over nothing is zero and still on the graph: its gradient is zero, not missing.
     """
@@ -122,7 +147,7 @@ def loss_sums(scores: Scores, targets: Targets) -> Tensor:
 
 
 def weighted_mean(sums: Tensor, counts: Tensor, weights: LossWeights) -> Tensor:
-    """The weighted loss from `loss_sums` and the counts of `asked`, [4] each. What was not asked for adds nothing.
+    """The weighted loss from `loss_sums` and the counts of `asked`, [5] each. What was not asked for adds nothing.
 
     Linear in `sums`: with the counts of a whole step, the losses of its parts add up to the loss of the step.
     """

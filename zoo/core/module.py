@@ -31,9 +31,10 @@ from zoo.core.losses import (
 from zoo.core.metrics import GuardMetrics
 from zoo.core.optim import build_optimizer
 from zoo.core.prompts import Text, render
-from zoo.core.query import policy_queries, verdict_query
+from zoo.core.query import verdict_query
 from zoo.core.sharding import gather_into, number_by_model, shard
 from zoo.core.warm import warm
+from zoo.core.watch import training_steps
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Example:
 class GuardBatch:
     """What a loader yields once a GuardModule is attached. `failed` samples are counted, not hidden.
 
-    `asked` [4] are the denominators of the batch's losses; `total` [4] those of the step that it is a part of.
+    `asked` [5] are the denominators of the batch's losses; `total` [5] those of the step that it is a part of.
     """
 
     inputs: Any
@@ -104,12 +105,14 @@ class GuardModule(L.LightningModule):
         loss: LossWeights | None = None,
         critique: bool = True,
         max_categories: int | None = None,
+        steps: int | None = 0,
     ):
+        """`steps` of each labelled trajectory, at random, are asked about while it goes on; None: all of them."""
         super().__init__()
         self.guard = guard
         self.loss_weights = loss or LossWeights()
         self.critique = critique and self.loss_weights.critique > 0
-        self.max_categories = max_categories
+        self.max_categories, self.steps = max_categories, steps
         self.save_hyperparameters({"lr": lr, "weight_decay": weight_decay, "betas": list(betas), "warmup": warmup})
         self.val_metrics = GuardMetrics(prefix="val/")
         self.test_metrics = GuardMetrics(prefix="test/")
@@ -159,28 +162,39 @@ class GuardModule(L.LightningModule):
                     for p in render(sample, datamodule.default_policy)
                     if isinstance(p, Text) and p.role in ("template", "speaker")
                 )
+        order = self.guard.order
         out = dict.fromkeys(
-            p.text for e in entries for q in policy_queries(Policy("one", (e,))) for p in _texts(q.suffix)
+            p.text
+            for e in entries
+            for q in (*order.queries(Policy("one", (e,))), *order.so_far(Policy("one", (e,)), 0))
+            for p in _texts(q.suffix)
         )
         for entry in entries:
             out |= dict.fromkeys((entry.name, entry.description))
         for flagged in (False, True):
-            out |= dict.fromkeys(self.guard.order.critique(flagged, []).suffix)
+            out |= dict.fromkeys(order.critique(flagged, []).suffix)
         return list(out | templates)
 
     def prepare(self, sample: Sample, policy: Policy, train: bool, augment: Augment | None = None) -> Example:
         """Runs in the worker. `augment` changes the sample's media."""
         if train:
+            lines, steps = self.loss_weights.lines > 0, self.steps_of(sample, policy)
             queries, options, kinds = training_queries(
-                sample, policy, self.critique, self.max_categories, self.guard.order, self.loss_weights.lines > 0
+                sample, policy, self.critique, self.max_categories, self.guard.order, lines, steps
             )
             if not queries:  # a row without a label is read all the same: every batch goes through the whole model
                 queries, options, kinds = [verdict_query(policy)], [-1], [-1]
         else:
             policy = self.guard.asked_of(policy)
-            queries, options, kinds = policy_queries(policy), [], []
+            queries, options, kinds = self.guard.order.queries(policy), [], []
         prepared = self.guard.backbone.prepare(sample, policy, queries, augment)
         return Example(prepared, options, kinds, sample, policy)
+
+    def steps_of(self, sample: Sample, policy: Policy) -> list[int]:
+        """The steps that training asks about, where the guard is one that watches."""
+        if self.steps == 0 or not self.guard.order.watches or not self.loss_weights.states:
+            return []
+        return training_steps(self.guard, sample, policy, self.steps)
 
     def collate(self, rows: list[Example | Failed]) -> GuardBatch:
         good = [r for r in rows if isinstance(r, Example)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from datamodules.schema import Part, Policy, Sample
+from datamodules.schema import Message, Part, Policy, Sample
 
 TASKS = {
     "prompt": "Judge the user's last message by the policy.",
@@ -44,14 +44,26 @@ class Media:
 
 
 Piece = Text | Turn | Media
+CLOSING: tuple[Piece, ...] = (Turn("user", False), Turn("assistant", True))
 
 
 def render(sample: Sample, policy: Policy | None) -> list[Piece]:
-    """The pieces of the prompt for `sample` under `policy`, in reading order.
+    """The pieces of the prompt for `sample` under `policy`, in reading order."""
+    return [piece for segment in segments(sample, policy) for piece in segment]
+
+
+def segments(sample: Sample, policy: Policy | None) -> list[list[Piece]]:
+    """The prompt in its parts: what opens it, each message, what closes it.
 
     The policy comes first, so that rows under one policy share a prefix. Without a policy nothing is to be judged, and
     the prompt is the conversation alone: a question that is to be answered (MuirBench's, say).
     """
+    counts: dict[str, int] = {}
+    return [opening(policy, sample.target), *(spoken(m, counts) for m in sample.messages), list(CLOSING)]
+
+
+def opening(policy: Policy | None, target: str) -> list[Piece]:
+    """What stands before the first message."""
     pieces: list[Piece] = []
     if policy is not None:
         pieces += [Turn("system", True), Text("Unsafe content:\n", "template")]
@@ -60,18 +72,18 @@ def render(sample: Sample, policy: Policy | None) -> list[Piece]:
             if entry.description:
                 pieces.append(Text(f": {entry.description}", "policy"))
             pieces.append(Text("\n", "template"))
-        pieces += [Text(TASKS[sample.target], "template"), Turn("system", False)]
-    pieces.append(Turn("user", True))
-    counts: dict[str, int] = {}
-    for message in sample.messages:
-        pieces.append(Text(SPEAKERS[message.role], "speaker"))
-        for part in message.content:
-            if part.type == "text":
-                pieces.append(Text(part.text or "", "content"))
-                continue
-            counts[part.type] = counts.get(part.type, 0) + 1
-            number = counts[part.type]
-            pieces += [Text(f"{part.type.capitalize()} {number}: ", "template"), Media(part, number)]
-        pieces.append(Text("\n", "template"))
-    pieces += [Turn("user", False), Turn("assistant", True)]
-    return pieces
+        pieces += [Text(TASKS[target], "template"), Turn("system", False)]
+    return [*pieces, Turn("user", True)]
+
+
+def spoken(message: Message, counts: dict[str, int]) -> list[Piece]:
+    """One message. `counts` numbers media by kind over the conversation, and goes on with this one's."""
+    pieces: list[Piece] = [Text(SPEAKERS[message.role], "speaker")]
+    for part in message.content:
+        if part.type == "text":
+            pieces.append(Text(part.text or "", "content"))
+            continue
+        counts[part.type] = counts.get(part.type, 0) + 1
+        number = counts[part.type]
+        pieces += [Text(f"{part.type.capitalize()} {number}: ", "template"), Media(part, number)]
+    return [*pieces, Text("\n", "template")]

@@ -14,6 +14,7 @@ from datamodules.schema import Policy, PolicyEntry
 
 VERDICT_OPTIONS = ("safe", "unsafe")
 CATEGORY_OPTIONS = ("no", "yes")
+STATE_OPTIONS = ("open", "violated", "safe")  # of a rule, while the agent still acts: `datamodules.trajectory.STATES`
 EXPLANATION = "- Explanation:"
 
 
@@ -26,10 +27,15 @@ class Query:
     """`suffix` pieces joined are what a language model reads after the prompt; `options` are its possible answers.
 
     The pieces are kept apart because a soft-token backbone encodes each phrase by itself, all but what is `Said`.
+    `after` says how many of the conversation's messages it is asked after, and it sees no more (None: all of them, once
+    the conversation has been closed). It closes what it sees itself, as a prompt of these messages ends; an `open`
+    query does not: it is asked while the conversation still goes on.
     """
 
     suffix: tuple[str, ...]
     options: tuple[str, ...]
+    after: int | None = None
+    open: bool = False
 
     @property
     def text(self) -> str:
@@ -63,6 +69,16 @@ def critique_query(flagged: bool, names: Sequence[str], critique: str = "", says
     lines = ("- Categories: ", *listed, "\n") if listed else ()
     suffix = (f"- Safety Assessment: {VERDICT_OPTIONS[flagged]}\n", *lines, EXPLANATION)
     return Query(suffix, (critique,) if critique else ())
+
+
+def rule_query(entry: PolicyEntry) -> Query:
+    """Asks whether a finished trajectory broke a rule."""
+    return Query(("- Is this broken: ", entry.name, "?"), CATEGORY_OPTIONS)
+
+
+def state_query(entry: PolicyEntry, after: int) -> Query:
+    """Asks what can be known of a rule after so many messages, while the agent goes on."""
+    return Query(("- So far: ", entry.name, "?"), STATE_OPTIONS, after, open=True)
 
 
 def policy_queries(policy: Policy) -> list[Query]:

@@ -33,7 +33,7 @@ FREE = ("runs", "trainer.checkpoint_every")  # keys that change where and when f
 
 def identity(config: Mapping[str, Any]) -> str:
     """Hash of what decides a run's weights."""
-    deciding = {k: v for k, v in _leaves(config).items() if k not in FREE}
+    deciding = {k: v for k, v in leaves(config).items() if k not in FREE}
     return hashlib.sha256(canonical_json(deciding).encode()).hexdigest()[:16]
 
 
@@ -55,7 +55,7 @@ def find_session(arguments: Sequence[str]) -> Session:
     if wanted == "true":
         defaults = _composed(given)
         check_trains(defaults)
-        run = _newest(Path(defaults["runs"]) / defaults["recipe"], defaults["recipe"])
+        run = newest_unfinished(Path(defaults["runs"]) / defaults["recipe"], defaults["recipe"])
     else:
         run = Path(wanted)
     config = _config_of(run)
@@ -72,7 +72,7 @@ def _composed(given: Mapping[str, str]) -> dict[str, Any]:
     return plain(compose([f"{k}={v}" for k, v in given.items()]))
 
 
-def _newest(folder: Path, recipe: str) -> Path:
+def newest_unfinished(folder: Path, recipe: str) -> Path:
     """By name: a run is called after the time it was begun at, with a number after it in a busy second."""
     runs = [p.parent for p in folder.glob("*/config.yaml") if not (p.parent / "metrics.json").exists()]
     if not runs:
@@ -102,7 +102,17 @@ def _with_free(given: Mapping[str, str], config: dict[str, Any], run: Path) -> d
     if set(given) == {"recipe"}:
         return config
     composed = _composed(given)
-    want, have = _leaves(composed), _leaves(config)
+    check_unchanged(given, composed, config, run)
+    if "trainer.checkpoint_every" not in given:
+        return config
+    return {**config, "trainer": {**config["trainer"], "checkpoint_every": composed["trainer"]["checkpoint_every"]}}
+
+
+def check_unchanged(
+    given: Mapping[str, str], composed: Mapping[str, Any], config: Mapping[str, Any], run: Path
+) -> None:
+    """Raises `DataError` for a given key that means something else than in the configuration that `run` began with."""
+    want, have = leaves(composed), leaves(config)
     for key in given:
         for leaf in (k for k in {**want, **have} if k == key or k.startswith(f"{key}.")):
             if leaf not in FREE and want.get(leaf) != have.get(leaf):
@@ -110,16 +120,13 @@ def _with_free(given: Mapping[str, str], config: dict[str, Any], run: Path) -> d
                     f"{leaf} is {have.get(leaf)!r} in {run} and would be {want.get(leaf)!r}: a resumed run cannot be "
                     f"changed; leave {key}= out, or start a new run"
                 )
-    if "trainer.checkpoint_every" not in given:
-        return config
-    return {**config, "trainer": {**config["trainer"], "checkpoint_every": composed["trainer"]["checkpoint_every"]}}
 
 
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            out |= _leaves(value, f"{prefix}{key}.")
+            out |= leaves(value, f"{prefix}{key}.")
         else:
             out[f"{prefix}{key}"] = value
     return out

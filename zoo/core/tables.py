@@ -57,14 +57,18 @@ def text_table(metrics: dict[str, Any]) -> str:
         entries = metrics.get(f"by_{section}") or {}
         if len(entries) > 1 or section in ("category", "slice"):
             lines += [_line(f"{section} {name}", entry) for name, entry in entries.items()]
-    widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
-    lines.insert(1, ["-" * w for w in widths])
-    # The first column is a name and aligns left; numbers align right.
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:]))]).rstrip()
-        for line in lines
-    )
+    return aligned(lines)
 
 
 def _line(name: str, entry: dict[str, Any]) -> list[str]:
     return [name, *(fmt(entry.get(key), entry.get(f"{key}_ci95")) for key, _ in _COLUMNS)]
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """A table for a terminal: names on the left, numbers on the right."""
+    widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
+    lines = [lines[0], ["-" * w for w in widths], *lines[1:]]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:]))]).rstrip()
+        for line in lines
+    )

@@ -8,19 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from datamodules.assets import zoo_home
 from datamodules.corpus.muir import build_muir
 from datamodules.muirbench import Record, sample_of
 from datamodules.muirbench_files import Loaded, load_muirbench
 from datamodules.schema import DataError, Sample, near
+from zoo.answering import Model, ask, model_named
 from zoo.core.run import new_run, write_errors, write_json, write_yaml
+from zoo.core.tables import aligned
 from zoo.muirbench import baselines
 from zoo.muirbench.metrics import Outcome, arms_table, slices_table, summarise
-from zoo.muirbench.models import Model, model_named
 from zoo.muirbench.parsers import PARSERS, parser_named
-from zoo.muirbench.protocol import ABLATIONS, LAYOUTS, ablated, concatenated
+from zoo.muirbench.protocol import ABLATIONS, LAYOUTS, ablated, answer_query, concatenated
 
 SOURCES = ("sample", "hub")
 
@@ -48,35 +47,6 @@ def load_data(config: dict[str, Any]) -> Loaded:
     if data["source"] == "hub":
         return load_muirbench(None, data["revision"])
     return load_muirbench(build_muir(seed=config["seed"], pairs=data["pairs"]))
-
-
-def answers(
-    model: Model, samples: Sequence[Sample], parser: str, batch_size: int, max_new_tokens: int, what: str = "answering"
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, str]]]:
-    """What the model says to each sample it can take, by id; an `{"id", "error"}` for each other one.
-
-    With parser scored a row has `logp` of its letters, else `text`; each has `truncated`.
-    """
-    out: dict[str, dict[str, Any]] = {}
-    errors: list[dict[str, str]] = []
-    bar = tqdm(total=len(samples), desc=what, file=sys.stderr)
-    for start in range(0, len(samples), batch_size):
-        ids, rows = [], []
-        for sample in samples[start : start + batch_size]:
-            try:
-                rows.append(model.prepare(sample))
-                ids.append(sample.id)
-            except DataError as e:
-                errors.append({"id": sample.id, "error": f"{what}: {e}"})
-        if rows and parser == "scored":
-            said = [{"logp": logp} for logp in model.scored(rows)]
-        else:
-            said = [{"text": t} for t in (model.written(rows, max_new_tokens) if rows else [])]
-        for id, row, one in zip(ids, rows, said):
-            out[id] = {**one, "truncated": model.truncated(row)}
-        bar.update(min(batch_size, len(samples) - start))
-    bar.close()
-    return out, errors
 
 
 def outcomes(
@@ -115,9 +85,9 @@ def arms_of(
         shown[what] = [ablated(sample_of(r), what) for r in loaded.records]
     said: dict[str, dict[str, dict[str, Any]]] = {}
     for arm, samples in shown.items():
-        said[arm], failed = answers(
-            model, samples, config["parser"], config["batch_size"], config["max_new_tokens"], arm
-        )
+        asked = [(s, answer_query(s)) for s in samples]
+        scored = config["parser"] == "scored"
+        said[arm], failed = ask(model, asked, scored, config["batch_size"], config["max_new_tokens"], arm)
         errors += failed
     bad = {e["id"] for e in errors}
     lost = {r.pair for r in loaded.records if r.idx in bad}
@@ -160,7 +130,7 @@ def test(config: dict[str, Any], name: str) -> int:
     }
     write_json(run / "metrics.json", metrics)
     write_errors(run / "answers.jsonl", [_line(arm, o) for arm, rows in arms.items() for o in rows])
-    print(f"{_aligned(slices_table(measured['model']))}\n\n{_aligned(arms_table(measured))}")
+    print(f"{aligned(slices_table(measured['model']))}\n\n{aligned(arms_table(measured))}")
     print(f"run folder: {run}", file=sys.stderr)
     if errors:
         write_errors(run / "errors.jsonl", errors)
@@ -172,13 +142,3 @@ def test(config: dict[str, Any], name: str) -> int:
 def _line(arm: str, o: Outcome) -> dict[str, Any]:
     line = {"id": o.record.idx, "arm": arm, "letter": o.letter, "answer": o.record.answer, "how": o.how}
     return line if o.text is None else {**line, "text": o.text}
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    """A table for a terminal: names on the left, numbers on the right."""
-    widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
-    lines = [lines[0], ["-" * w for w in widths], *lines[1:]]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:]))]).rstrip()
-        for line in lines
-    )

@@ -11,8 +11,8 @@ import numpy as np
 
 from datamodules.muirbench import Record
 from zoo.core.bootstrap import DRAWS, Statistic, estimate, mean_of, of_rows, ratio
+from zoo.core.letters import HOW
 from zoo.core.tables import fmt
-from zoo.muirbench.parsers import HOW
 
 SLICES = ("task", "image_relation", "image_type", "images", "answer_position", "strategy")
 

@@ -212,7 +212,7 @@ class RoutedBackbone(Backbone):
         for name, guard in self.guests.items():
             part = self.experts[name].policy(policy)
             if part is not None:
-                guests[name] = guard.backbone.prepare(sample, part, policy_queries(part))
+                guests[name] = guard.backbone.prepare(sample, part, guard.order.queries(part))
         return RoutedRow(prompt, policy, guests)
 
     def _check_room(self, id: str, size: int, policy: Policy) -> None:
@@ -230,7 +230,7 @@ class RoutedBackbone(Backbone):
         if key not in self._branches:
             if len(self._branches) >= KEPT:
                 self._branches.clear()
-            self._branches[key] = self.base._prepare_queries(policy_queries(policy))
+            self._branches[key] = self.base.lay_queries(policy_queries(policy))
         return self._branches[key]
 
     def collate(self, rows: Sequence[RoutedRow]) -> RoutedBatch:

@@ -43,12 +43,22 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "audio": "audio-tiny",
         "noise": {"phrase": 0.3, "passage": 0.2, "image": 0.2, "sound": 0.2},
     },
+    "tiny_words": {
+        "layers": 4,
+        "width": 256,
+        "heads": 4,
+        "mlp": 768,
+        "vocabulary": 8192,
+        "packed": True,
+        "asks": "phrases",
+        "noise": {"phrase": 0.1},
+    },
     "smollm2": {**causal_lm.SETTINGS, "audio": "audio-tiny"},
     "causal_lm": {"path": None, "revision": None, **causal_lm.SETTINGS},
     **dict.fromkeys(omni_source.HUB, native.DEFAULTS),
 }
-TEXT_ONLY = ("causal_lm",)
-LIMIT_KEYS = ("text_tokens", "fps", "frames")
+TEXT_ONLY = ("causal_lm", "tiny_words")
+LIMIT_KEYS = ("text_tokens", "step_tokens", "fps", "frames")
 
 
 def describe(name: str, **settings: Any) -> dict[str, Any]:
@@ -159,10 +169,7 @@ def _tiny(description: dict[str, Any], cache: FeatureCache | None) -> SoftTokenB
     if description["lexical"] is not None:
         encoders["lexical"] = _lexical(description["lexical"])
     answers = frequent_pieces(tokenizer, description["vocabulary"])
-    lm = small_llama(description, description["vocabulary"], answers.sep_token_id)
-    words = projected_vocabulary(bert.embeddings.word_embeddings.weight, description["width"])
-    with torch.no_grad():
-        lm.get_input_embeddings().weight.copy_(words[: description["vocabulary"]])
+    lm = _language_model(description, bert, answers)
     pins = {"minilm": asset_hash("minilm"), "efficientnet-lite0": image_hash, description["audio"]: sound_hash}
     return SoftTokenBackbone(
         lm,
@@ -174,6 +181,33 @@ def _tiny(description: dict[str, Any], cache: FeatureCache | None) -> SoftTokenB
         noise=description["noise"],
         answers=answers,
     )
+
+
+def _tiny_words(description: dict[str, Any], cache: FeatureCache | None) -> SoftTokenBackbone:
+    """The same small Llama reads words itself, MiniLM's word pieces; what is asked of it is MiniLM's state."""
+    if description["asks"] not in ("phrases", "words"):
+        raise weights.CheckpointError(f"backbone tiny_words: asks={description['asks']!r}: phrases or words")
+    bert, tokenizer = load_minilm(resolve("minilm"))
+    answers = frequent_pieces(tokenizer, description["vocabulary"])
+    return SoftTokenBackbone(
+        _language_model(description, bert, answers),
+        tokenizer,
+        {"phrase": TextEncoder(bert, tokenizer.cls_token_id, tokenizer.sep_token_id, pool="phrase")},
+        _pinned(description, {"minilm": asset_hash("minilm")}),
+        limits=_limits(description),
+        cache=cache,
+        noise=description["noise"],
+        answers=answers,
+    )
+
+
+def _language_model(description: dict[str, Any], bert: BertModel, answers: Any) -> LlamaForCausalLM:
+    """A fresh small Llama whose words begin as MiniLM's do."""
+    lm = small_llama(description, description["vocabulary"], answers.sep_token_id)
+    words = projected_vocabulary(bert.embeddings.word_embeddings.weight, description["width"])
+    with torch.no_grad():
+        lm.get_input_embeddings().weight.copy_(words[: description["vocabulary"]])
+    return lm
 
 
 def small_llama(description: dict[str, Any], vocabulary: int, eos: int) -> LlamaForCausalLM:
@@ -278,6 +312,7 @@ def _native(description: dict[str, Any], cache: FeatureCache | None) -> native.N
 
 BUILDERS: dict[str, Callable[..., Backbone]] = {
     "tiny": _tiny,
+    "tiny_words": _tiny_words,
     "smollm2": _smollm2,
     "causal_lm": _causal_lm,
     **dict.fromkeys(omni_source.HUB, _native),

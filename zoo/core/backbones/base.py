@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,13 @@ from datamodules.transforms.augment import Augment
 from zoo.core.cache import FeatureCache
 from zoo.core.encoders.text import TextEncoder
 from zoo.core.query import Query
+
+if TYPE_CHECKING:
+    from zoo.core.backbones.sight import Sight
+    from zoo.core.backbones.stream import Stream
+
+
+WHOLE_ONLY = "answers for whole conversations only: ask a guard over tiny_words, tiny, smollm2 or causal_lm"
 
 
 @dataclass
@@ -34,8 +41,24 @@ class Scores:
     tokens: Tensor
 
     def log_odds(self, query: int | slice = 0) -> Tensor:
-        """log P(second option) − log P(first option): [b] for one query, [b, q] for a slice."""
-        return self.logp[:, query, 1] - self.logp[:, query, 0]
+        """log P(second option) − log P(any other option): [b] for one query, [b, q] for a slice."""
+        logp = self.logp[:, query]
+        if logp.shape[-1] == 2:
+            return logp[..., 1] - logp[..., 0]
+        return logp[..., 1] - torch.cat([logp[..., :1], logp[..., 2:]], dim=-1).logsumexp(-1)
+
+
+def joined(parts: Sequence[Scores]) -> Scores:
+    """Scores of several batches as one, padded to the most queries and options."""
+    size = [max(p.logp.shape[d] for p in parts) for d in (1, 2)]
+    logp, tokens = [], []
+    for part in parts:
+        more = (0, size[1] - part.logp.shape[2], 0, size[0] - part.logp.shape[1])
+        asked = nn.functional.pad(part.tokens, more)
+        none, some = asked == 0, (asked > 0).any(-1, keepdim=True)
+        logp.append(nn.functional.pad(part.logp, more).masked_fill(none & some, -torch.inf))
+        tokens.append(asked)
+    return Scores(torch.cat(logp), torch.cat(tokens))
 
 
 @dataclass
@@ -113,6 +136,21 @@ class Backbone(nn.Module, ABC):
     def layers(self) -> list[nn.Module]:
         """Modules that every pass runs through one after the other: what a sharding strategy gathers one at a time."""
         return list(self.lm.get_decoder().layers)
+
+    def sights(self, sample: Sample, policy: Policy) -> list[Sight]:
+        """What is in sight of the sample's messages after none, one, … all of them, for queries within them.
+
+        Raises `DataError` for a backbone that can only be asked after all of them.
+        """
+        raise DataError(f"backbone {self.describe()['name']} {WHOLE_ONLY}")
+
+    def score_groups(self, rows: Sequence[Any], groups: Sequence[tuple[int, Sequence[Query]]]) -> Scores:
+        """Scores [g, q, o] of groups of queries within prepared rows. Raises `DataError` as `sights`."""
+        raise DataError(f"backbone {self.describe()['name']} {WHOLE_ONLY}")
+
+    def stream(self, policy: Policy, target: str = "trajectory") -> Stream:
+        """Reads a conversation message by message. Raises `DataError` as `sights`."""
+        raise DataError(f"backbone {self.describe()['name']} {WHOLE_ONLY}")
 
     @abstractmethod
     def generate(self, state: Any, suffixes: Sequence[Query], max_new_tokens: int = 64) -> list[str]:

@@ -1,8 +1,10 @@
 """Branches: many short continuations of one encoded prompt, scored in a single pass.
 
 A branch token sees the prompt, the suffix of its own query up to itself, and its own option up to itself; positions
-restart at the prompt's end. What is computed here is layout and attention mask: it holds for any causal LM with a
-key-value cache. The mask is additive and float: a boolean 4-D mask is silently wrong under eager attention.
+restart at the prompt's end. A branch may see the beginning of the prompt alone and go on from there: nothing in a
+causal model's prompt knows what comes after it, so that is a shorter prompt, read in the same pass. What is computed
+here is layout and attention mask: it holds for any causal LM with a key-value cache. The mask is additive and float: a
+boolean 4-D mask is silently wrong under eager attention.
 """
 
 from __future__ import annotations
@@ -25,18 +27,28 @@ class RowBranches:
 
     query: Tensor  # [T]
     option: Tensor  # [T]
-    depth: Tensor  # [T], position after the prompt
+    depth: Tensor  # [T], position after what is seen of the prompt
+    sees: Tensor  # [T], how many of the prompt's tokens; −1: all
+    start: Tensor  # [T], the position after those; −1: after the prompt
     at: Tensor  # [M], the token (0…T−1) whose output predicts …
     token: Tensor  # [M], … this one …
     slot: Tensor  # [M, 2], … of this query and option
     counts: Tensor  # [q, o]
 
 
-def lay_out(suffix_lengths: Sequence[int], options: Sequence[Sequence[Sequence[int]]]) -> tuple[RowBranches, list]:
+WHOLE = (-1, -1)  # a view of all of the prompt
+
+
+def lay_out(
+    suffix_lengths: Sequence[int],
+    options: Sequence[Sequence[Sequence[int]]],
+    views: Sequence[tuple[int, int]] | None = None,
+) -> tuple[RowBranches, list]:
     """Lays out one row's queries.
 
     `suffix_lengths[q]` tokens of suffix, then `options[q][o]`: token ids, terminator last. The terminator is predicted
-    but never an input. Returns the layout and the order of the inputs: ("suffix", q) or ("option", q, o).
+    but never an input. `views[q]` are the prompt's tokens that query q sees, from the first, and the position after
+    them (None: all see all). Returns the layout and the order of the inputs: ("suffix", q) or ("option", q, o).
     """
     query, option, depth, at, token, slot, order = [], [], [], [], [], [], []
     width = max((len(o) for o in options), default=0)
@@ -61,10 +73,14 @@ def lay_out(suffix_lengths: Sequence[int], options: Sequence[Sequence[Sequence[i
             token += ids
             slot += [(q, o)] * len(ids)
     as_long = torch.as_tensor
+    seen = as_long([WHOLE] * len(options) if views is None else list(views), dtype=torch.long).reshape(-1, 2)  # [q, 2]
+    seen = seen[as_long(query, dtype=torch.long)]  # [T, 2]
     row = RowBranches(
         as_long(query, dtype=torch.long),
         as_long(option, dtype=torch.long),
         as_long(depth, dtype=torch.long),
+        seen[:, 0],
+        seen[:, 1],
         as_long(at, dtype=torch.long),
         as_long(token, dtype=torch.long),
         as_long(slot, dtype=torch.long).reshape(-1, 2),
@@ -80,6 +96,8 @@ class Branches:
     query: Tensor  # [b, T], −1 on padding
     option: Tensor  # [b, T]
     depth: Tensor  # [b, T]
+    sees: Tensor  # [b, T], −1: all of the prompt
+    start: Tensor  # [b, T], −1: after the prompt
     row: Tensor  # [M]
     at: Tensor  # [M]
     token: Tensor  # [M]
@@ -88,6 +106,14 @@ class Branches:
 
     def to(self, device: torch.device | str, **kw: bool) -> Branches:
         return Branches(**{f.name: getattr(self, f.name).to(device, **kw) for f in fields(self)})
+
+    def seen(self, lengths: Tensor) -> Tensor:
+        """How many tokens of prompts of `lengths` [b] each branch token sees, [b, T]."""
+        return torch.where(self.sees < 0, lengths[:, None], self.sees)
+
+    def positions(self, after: Tensor) -> Tensor:
+        """[b, T], where what follows the whole prompts begins at `after` [b]."""
+        return torch.where(self.start < 0, after[:, None], self.start) + self.depth
 
 
 def round_up(n: int, step: int = 8) -> int:
@@ -111,18 +137,18 @@ def collate(rows: Sequence[RowBranches]) -> Branches:
         counts[i, : r.counts.shape[0], : r.counts.shape[1]] = r.counts
     row = torch.cat([torch.full((len(r.at),), i) for i, r in enumerate(rows)])
     cat = {name: torch.cat([getattr(r, name) for r in rows]) for name in ("at", "token", "slot")}
-    return Branches(pad("query", -1), pad("option", -1), pad("depth", 0), row, counts=counts, **cat)
+    laid = {name: pad(name, 0 if name == "depth" else -1) for name in ("query", "option", "depth", "sees", "start")}
+    return Branches(**laid, row=row, counts=counts, **cat)
 
 
 def attention_mask(branches: Branches, prompt_lengths: Tensor, prompt_width: int, dtype: torch.dtype) -> Tensor:
     """The additive mask [b, 1, T, P + T]: 0 where a branch token may look, the dtype's minimum elsewhere."""
     device = prompt_lengths.device
-    b, t = branches.query.shape
-    prompt = torch.arange(prompt_width, device=device)[None, None] < prompt_lengths[:, None, None]  # [b, 1, P]
+    prompt = torch.arange(prompt_width, device=device) < branches.seen(prompt_lengths)[:, :, None]  # [b, T, P]
     q, o, d = branches.query, branches.option, branches.depth
     own = (q[:, :, None] == q[:, None, :]) & ((o[:, None, :] == -1) | (o[:, :, None] == o[:, None, :]))  # [b, T, T]
     own = own & (d[:, None, :] <= d[:, :, None])
-    mask = torch.cat([prompt.expand(b, t, prompt_width), own], dim=-1)  # [b, T, P + T]
+    mask = torch.cat([prompt, own], dim=-1)  # [b, T, P + T]
     return torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(~mask, torch.finfo(dtype).min).unsqueeze(1)
 
 

@@ -146,13 +146,21 @@ def load(folder: Path, settings: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
 
     Raises `CheckpointError` for damaged, incomplete or unsuitable parts.
     """
+    lm, tokenizer = read(folder, settings["dtype"])
+    _check_shape(lm, tokenizer, folder)
+    make_trainable(lm, settings)
+    return lm, tokenizer
+
+
+def read(folder: Path, dtype: str) -> tuple[PreTrainedModel, Any]:
+    """Model and tokenizer of a checked folder as they are. Raises `CheckpointError` for damaged or incomplete parts."""
     try:
         lm, report = AutoModelForCausalLM.from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
-            dtype=DTYPES[settings["dtype"]],
+            dtype=DTYPES[dtype],
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
@@ -164,8 +172,6 @@ def load(folder: Path, settings: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, ImportError) as e:
         raise CheckpointError(f"{folder}: the tokenizer cannot be loaded: {_line(e)}") from e
-    _check_shape(lm, tokenizer, folder)
-    make_trainable(lm, settings)
     return lm, tokenizer
 
 

@@ -61,7 +61,7 @@ def _branches_below(split: Split, middle: Middle, rows: Tensor, x: Tensor, branc
             part, mine, its, wide = x, rows, branches, x.shape[1]
         else:
             wide = br.round_up(int(sizes[at].max()))
-            layout = {k: getattr(branches, k)[at, :wide] for k in ("query", "option", "depth")}
+            layout = {k: getattr(branches, k)[at, :wide] for k in ("query", "option", "depth", "sees", "start")}
             part, mine, its = x[at, :wide], rows[at], replace(branches, **layout)
         lengths = middle.lengths[mine]
         past = Past(br.fork(middle.past.cache, mine), lengths, middle.past.width, lengths)

@@ -20,11 +20,11 @@ from transformers import (
     Qwen2_5OmniThinkerForConditionalGeneration,
 )
 
-from datamodules.schema import Policy, Sample
+from datamodules.schema import DataError, Policy, Sample
 from datamodules.transforms.augment import Augment
 from zoo.core.backbones import branches as br
 from zoo.core.backbones import omni_source, passes
-from zoo.core.backbones.base import Backbone, ExportParts, Scores
+from zoo.core.backbones.base import WHOLE_ONLY, Backbone, ExportParts, Scores
 from zoo.core.backbones.cutting import cut_texts
 from zoo.core.backbones.generation import Past, greedy
 from zoo.core.backbones.omni_layout import Codes, Grid, Prompt
@@ -171,6 +171,8 @@ class NativeBackbone(Backbone):
         self, sample: Sample, policy: Policy | None, queries: Sequence[Query] = (), augment: Augment | None = None
     ) -> Prepared:
         self.check([sample])
+        if any(q.after is not None for q in queries):
+            raise DataError(f"backbone {self.description['name']} {WHOLE_ONLY}")
         prompt, inputs = Prompt(self.codes), Inputs()
         pieces = render(sample, policy)
         typed = [p.text for p in pieces if isinstance(p, Text) and p.role == "content"]

@@ -29,6 +29,7 @@ class Packing:
     position: Tensor  # [n, L], within its row
     query: Tensor  # [n, L], −1 in a prompt
     option: Tensor  # [n, L], −1 in a prompt and in a suffix
+    sees: Tensor  # [n, L], how many of its row's prompt a token may see at most
     back: Tensor  # [b, T], each branch token's place among the sequences [n · L]; 0 on padding
     first: int = 0  # tokens that all rows share and that are read apart: they are in no sequence
 
@@ -68,6 +69,8 @@ def pack(
     shape = (len(bins), length)
     where, position = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     row, query, option = (torch.full(shape, -1) for _ in range(3))
+    sees, seen = torch.full(shape, width), branches.seen(torch.as_tensor(prompts))  # [n, L], [b, T]
+    places = branches.positions(torch.as_tensor(prompts))  # [b, T]
     back = torch.zeros(b, t, dtype=torch.long)
     for n, rows in enumerate(bins):
         at = 0
@@ -79,12 +82,13 @@ def pack(
             where[n, split:end] = mine + i * (width + t) + width
             row[n, at:end] = i
             position[n, at:split] = own
-            position[n, split:end] = branches.depth[i, mine] + prompts[i]
+            position[n, split:end] = places[i, mine]
+            sees[n, split:end] = seen[i, mine]
             query[n, split:end] = branches.query[i, mine]
             option[n, split:end] = branches.option[i, mine]
             back[i, mine] = torch.arange(len(mine)) + n * length + split
             at = end
-    return Packing(where, row, position, query, option, back, first)
+    return Packing(where, row, position, query, option, sees, back, first)
 
 
 def packed_mask(packing: Packing, dtype: torch.dtype) -> Tensor:
@@ -96,9 +100,10 @@ def packed_mask(packing: Packing, dtype: torch.dtype) -> Tensor:
     r, p, q, o = packing.row, packing.position, packing.query, packing.option
     seen = (r[:, :, None] == r[:, None, :]) & (p[:, None, :] <= p[:, :, None])  # [n, L, L]
     own = (q[:, :, None] == q[:, None, :]) & ((o[:, None, :] == -1) | (o[:, :, None] == o[:, None, :]))
-    seen &= own | (q[:, None, :] == -1)
-    out = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
-    return torch.nn.functional.pad(out, (packing.first, 0)).unsqueeze(1)
+    seen &= own | ((q[:, None, :] == -1) & (p[:, None, :] < packing.sees[:, :, None]))
+    shared = torch.arange(packing.first, device=seen.device) < packing.sees[:, :, None]  # [n, L, first]
+    seen = torch.cat([shared, seen], dim=-1)  # [n, L, first + L]
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
 
 
 def packed_pass(

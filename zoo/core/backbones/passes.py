@@ -43,6 +43,19 @@ def read(
     return torch.cat([head.expand(len(x), -1, -1), out.last_hidden_state], dim=1), cache
 
 
+def read_on(lm: HasDecoder, past: Past, x: Tensor) -> Past:
+    """One row's past with embeddings x [1, n, d] read after it; its cache grows, and is what is returned."""
+    n = x.shape[1]
+    lm.get_decoder()(
+        inputs_embeds=x,
+        attention_mask=torch.ones(1, past.width + n, dtype=torch.long, device=x.device),
+        position_ids=past.after[:, None] + torch.arange(n, device=x.device),  # [1, n]
+        past_key_values=past.cache,
+        use_cache=True,
+    )
+    return Past(past.cache, past.lengths + n, past.width + n, past.after + n)
+
+
 def go_on(lm: HasDecoder, past: Past, x: Tensor, branches: br.Branches) -> Tensor:
     """Outputs [b, T, d] for embedded branches [b, T, d] after the prompts, whose keys and values stay as they were."""
     if not x.shape[1]:
@@ -50,7 +63,7 @@ def go_on(lm: HasDecoder, past: Past, x: Tensor, branches: br.Branches) -> Tenso
     out = lm.get_decoder()(
         inputs_embeds=x,
         attention_mask=br.attention_mask(branches, past.lengths, past.width, br.mask_dtype(x)),
-        position_ids=past.after[:, None] + branches.depth,  # [b, T]
+        position_ids=branches.positions(past.after),  # [b, T]
         past_key_values=br.fork(past.cache),
         use_cache=True,
     )
@@ -75,7 +88,7 @@ def at_once(
     b, p, _ = prompt.shape
     if positions is None:
         positions = torch.arange(p, device=prompt.device).expand(b, p)
-    follow = after[:, None] + branches.depth  # [b, T]
+    follow = branches.positions(after)  # [b, T]
     if first and past is None:
         past = read_prefix(lm, prompt[:1, :first], b)
     out = lm.get_decoder()(

@@ -90,11 +90,12 @@ class _Memo(dict):
 
 
 class Reader(Protocol):
-    """`speaker` reads a label of who speaks, in a way that no text can imitate; `phrase` template or policy text (None
-    where there is nothing to read); `content` anybody's.
+    """`speaker` reads a label of who speaks, in a way that no text can imitate; `phrase` the template's words, `rule`
+    the policy's (None where there is nothing to read); `content` anybody's.
     """
 
     def phrase(self, text: str) -> Source | None: ...
+    def rule(self, text: str) -> Source | None: ...
     def suffix(self, pieces: Sequence[str]) -> list[Source]: ...
     def content(self, ids: Sequence[int]) -> list[Source]: ...
     def turn(self, turn: Turn) -> Source: ...
@@ -116,6 +117,9 @@ class TokenReader:
 
     def phrase(self, text: str) -> Source | None:
         return self._ids(self.ids[text])
+
+    def rule(self, text: str) -> Source | None:
+        return self.phrase(text)
 
     def suffix_ids(self, pieces: Sequence[str]) -> list[int]:
         """Token ids of a query's suffix; what was `Said` stands in the tokens that it was written in."""
@@ -185,6 +189,9 @@ class EncodedReader:
             self._known[text] = source
         return source
 
+    def rule(self, text: str) -> Source | None:
+        return self.phrase(text)
+
     def suffix(self, pieces: Sequence[str]) -> list[Source]:
         return [s for s in (self._said(p) if isinstance(p, Said) else self.phrase(p) for p in pieces) if s is not None]
 
@@ -212,3 +219,27 @@ class EncodedReader:
     def decode(self, ids: Sequence[int]) -> str:
         # Word pieces come back with spaces before punctuation; byte-level tokens do not.
         return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=True).strip()
+
+
+class WordReader(EncodedReader):
+    """The policy's and anybody's words in the language model's own word pieces, those of `answers`.
+
+    Order, numbers and repeated names stay what they are. What is asked is one token a phrase all the same: a rule that
+    is asked about after every step costs a token, not a sentence, and its words stand in the policy. `spelled`: what is
+    asked is read in word pieces, too.
+    """
+
+    def __init__(self, tokenizer: Any, make: Any, answers: Any, spelled: bool = False):
+        super().__init__(tokenizer, make, answers, ())
+        self._spelled = spelled
+
+    def suffix(self, pieces: Sequence[str]) -> list[Source]:
+        if not self._spelled:
+            return super().suffix(pieces)
+        return [s for s in map(self._said, pieces) if s is not None]
+
+    def rule(self, text: str) -> Source | None:
+        return self._said(text)
+
+    def content(self, ids: Sequence[int]) -> list[Source]:
+        return [Source(IDS, torch.tensor(ids, dtype=torch.long), len(ids))] if len(ids) else []

@@ -8,7 +8,7 @@ judges text alone: `causal_lm`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,24 +20,26 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from datamodules.schema import MediaError, Part, Policy, Sample
 from datamodules.transforms.augment import Augment
 from zoo.core.backbones import branches as br
-from zoo.core.backbones import passes
-from zoo.core.backbones.base import Backbone, ExportParts, Scores
-from zoo.core.backbones.cutting import cut_texts
+from zoo.core.backbones import passes, sight
+from zoo.core.backbones.base import Backbone, ExportParts, Scores, joined
 from zoo.core.backbones.generation import Past, greedy
 from zoo.core.backbones.packing import Packing, pack, packed_pass
 from zoo.core.backbones.prefix import can_share, common_prefix
-from zoo.core.backbones.readers import EncodedReader, Reader, plain_ids
+from zoo.core.backbones.readers import EncodedReader, Reader, WordReader
+from zoo.core.backbones.sight import Sight, Window
 from zoo.core.backbones.sources import ReadLimits, SourceMaker
+from zoo.core.backbones.stream import Stream
 from zoo.core.backbones.tokens import IDS, Row, Source, Tokens, collate_tokens
 from zoo.core.backbones.warming import fill
 from zoo.core.cache import FeatureCache
 from zoo.core.encoders.base import Encoder
 from zoo.core.encoders.text import TextEncoder
-from zoo.core.prompts import Media, Text, Turn, render
+from zoo.core.prompts import CLOSING, Media, Piece, Turn, segments
 from zoo.core.query import Query
 
 TYPES = ("template", "policy", "content", "query", "image", "frame", "sound", "track", "turn", "speaker")
 TYPE = {name: i for i, name in enumerate(TYPES)}
+GROUP_TOKENS = 16384  # whose keys and values groups of queries have at once
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Prepared:
     suffix: Row
     branches: br.RowBranches
     truncated: bool
+    ends: dict[int, int]  # tokens of the prompt up to the end of message n, for those in sight
 
 
 @dataclass
@@ -56,6 +59,7 @@ class Batch:
     suffix: Tokens
     branches: br.Branches
     truncated: list[bool]
+    ends: list[dict[int, int]]
     shared: int = 0  # tokens that all prompts begin with
     packing: Packing | None = None
 
@@ -65,7 +69,9 @@ class Batch:
 
     def to(self, device: torch.device | str, **kw: bool) -> Batch:
         moved = (x.to(device, **kw) for x in (self.prompt, self.suffix, self.branches))
-        return Batch(self.ids, *moved, self.truncated, self.shared, self.packing and self.packing.to(device, **kw))
+        return Batch(
+            self.ids, *moved, self.truncated, self.ends, self.shared, self.packing and self.packing.to(device, **kw)
+        )
 
 
 @dataclass
@@ -110,7 +116,7 @@ class Projector(nn.Module):
 
 class SoftTokenBackbone(Backbone):
     """`encoders` by kind: none, or image and sound; phrase and passage where words are read through an encoder, and
-    lexical where the words of a text are counted too.
+    lexical where the words of a text are counted too; phrase alone where only the template and queries are.
 
     `answers` is the language model's own tokenizer where the encoders' one (`tokenizer`) reads the words.
     """
@@ -131,27 +137,32 @@ class SoftTokenBackbone(Backbone):
         """`base` is the folder that the language model came from."""
         super().__init__()
         self.lm = lm
-        self.tokenizer = tokenizer
+        words = "phrase" in encoders and "passage" not in encoders  # contents are the language model's own tokens
+        self.tokenizer = answers or tokenizer if words else tokenizer
         self.encoders = nn.ModuleDict({k: e.freeze() for k, e in encoders.items()})
         self.limits = limits or ReadLimits()
         self.sources = SourceMaker(self.encoders, self.limits, cache)
         self.description, self.base = description, base
         self.packed, self.shares = bool(description.get("packed")), can_share(lm)
         contents = [k for k in ("passage", "lexical") if k in encoders]
+        if reader is None and words:
+            reader = WordReader(tokenizer, self.sources.text, answers or tokenizer, description.get("asks") == "words")
         self.reader = reader or EncodedReader(tokenizer, self.sources.text, answers or tokenizer, contents)
         self.kinds = (IDS, *sorted(encoders))
-        if not encoders:  # nothing but the language model's own tokens
+        if "image" not in encoders:
             self.modalities = frozenset(("text",))
+        if not encoders:  # nothing but the language model's own tokens
             return
         dim = lm.get_input_embeddings().weight.shape[1]
         self.projectors = nn.ModuleDict(
             {k: Projector(e.dim, dim, float((noise or {}).get(k, 0.0))) for k, e in encoders.items()}
         )
         self.types = nn.Embedding(len(TYPES), dim)
-        self.grid = nn.Embedding(self.encoders["image"].grid ** 2, dim)
-        self.time = TimeEmbedding(dim)
         nn.init.normal_(self.types.weight, std=0.5)
-        nn.init.normal_(self.grid.weight, std=0.5)
+        if "image" in encoders:
+            self.grid = nn.Embedding(self.encoders["image"].grid ** 2, dim)
+            self.time = TimeEmbedding(dim)
+            nn.init.normal_(self.grid.weight, std=0.5)
 
     def describe(self) -> dict[str, Any]:
         return self.description
@@ -182,10 +193,37 @@ class SoftTokenBackbone(Backbone):
         self, sample: Sample, policy: Policy | None, queries: Sequence[Query] = (), augment: Augment | None = None
     ) -> Prepared:
         self.check([sample])
-        row = Row()
-        pieces = render(sample, policy)
-        texts, truncated = self.text_ids([p.text for p in pieces if isinstance(p, Text) and p.role == "content"])
-        contents = iter(texts)
+        opening, *messages, closing = segments(sample, policy)
+        apart = any(q.after is not None for q in queries) or sight.grows(sample, self.limits)
+        texts, cuts = sight.content_ids(self.tokenizer, sample, self.limits, apart)
+        row = self.lay(opening)
+        rows = [self.lay(pieces, ids, augment) for pieces, ids in zip(messages, texts)]
+        shown = list(range(len(rows)))
+        if apart:
+            window = Window(self.room(len(row)))
+            for message, laid in zip(sample.messages, rows):
+                window.add(len(laid), message.role == "assistant")
+            shown = window.shown
+        ends: dict[int, int] = {0: len(row)}
+        for n in shown:
+            row.extend(rows[n])
+            ends[n + 1] = len(row)
+        row.extend(self.lay(closing))
+        suffix, branches = self.lay_queries(queries, ends)
+        truncated = any(cuts) or len(shown) < len(rows)
+        size = len(row) + 1 + max(branches.depth.tolist(), default=0)
+        context = getattr(self.lm.config, "max_position_embeddings", None) or size
+        if size > context:
+            raise MediaError(
+                f"sample {sample.id!r} takes {size} tokens with its policy and queries, and the language model reads "
+                f"{context}: give fewer files, a shorter policy or a smaller limits.text_tokens"
+            )
+        return Prepared(sample.id, row, suffix, branches, truncated, ends)
+
+    def lay(self, pieces: Sequence[Piece], texts: Sequence[Sequence[int]] = (), augment: Augment | None = None) -> Row:
+        """Pieces as tokens; `texts` are the ids of their contents."""
+        row, contents = Row(), iter(texts)
+        read = {"speaker": self.reader.speaker, "policy": self.reader.rule}
         for piece in pieces:
             if isinstance(piece, Turn):
                 row.add(self.reader.turn(piece), TYPE["turn"])
@@ -196,29 +234,49 @@ class SoftTokenBackbone(Backbone):
             if piece.role == "content":
                 sources = self.reader.content(next(contents))
             else:
-                sources = [(self.reader.speaker if piece.role == "speaker" else self.reader.phrase)(piece.text)]
+                sources = [read.get(piece.role, self.reader.phrase)(piece.text)]
             for source in sources:
                 if source is not None:
                     row.add(source, TYPE[piece.role])
-        suffix, branches = self._prepare_queries(queries)
-        size = len(row) + 1 + max(branches.depth.tolist(), default=0)
-        context = getattr(self.lm.config, "max_position_embeddings", None) or size
-        if size > context:
-            raise MediaError(
-                f"sample {sample.id!r} takes {size} tokens with its policy and queries, and the language model reads "
-                f"{context}: give fewer files, a shorter policy or a smaller limits.text_tokens"
-            )
-        return Prepared(sample.id, row, suffix, branches, truncated)
+        return row
 
-    def _prepare_queries(self, queries: Sequence[Query]) -> tuple[Row, br.RowBranches]:
-        suffixes = [self.reader.suffix(q.suffix) for q in queries]
+    def sights(self, sample: Sample, policy: Policy) -> list[Sight]:
+        self.check([sample])
+        head, *messages, _ = segments(sample, policy)
+        texts, cuts = sight.content_ids(self.tokenizer, sample, self.limits, apart=True)
+        window, out, cut = Window(self.room(len(self.lay(head)))), [Sight(0, 0, False)], False
+        for message, pieces, ids, was in zip(sample.messages, messages, texts, cuts):
+            window.add(len(self.lay(pieces, ids)), message.role == "assistant")
+            cut |= was
+            out.append(Sight(window.head, window.start, cut or window.start > window.head))
+        return out
+
+    def room(self, opening: int) -> int:
+        """Tokens for messages after an opening of so many. Raises `MediaError` where there is hardly any."""
+        return sight.room(self.limits.text_tokens, getattr(self.lm.config, "max_position_embeddings", None), opening)
+
+    def lay_queries(
+        self, queries: Sequence[Query], ends: Mapping[int, int] | None = None, streaming: bool = False
+    ) -> tuple[Row, br.RowBranches]:
+        """Branches as tokens. `ends[n]` is how many tokens the prompt has up to message n, for queries after some.
+
+        Without `ends` all see all of the prompt. In `streaming` the prompt has not been closed.
+        """
+        suffixes = []
+        for q in queries:
+            closes = not q.open and (streaming or q.after is not None)
+            closing = [(self.reader.turn(t), TYPE["turn"]) for t in CLOSING if closes]
+            suffixes.append(closing + [(s, TYPE["query"]) for s in self.reader.suffix(q.suffix)])
         options = [[self.reader.answer(o) for o in q.options] for q in queries]
-        layout, order = br.lay_out([sum(s.tokens for s in sources) for sources in suffixes], options)
+        views = None
+        if ends is not None:
+            views = [br.WHOLE if q.after is None else (ends[q.after],) * 2 for q in queries]  # a token, a position
+        layout, order = br.lay_out([sum(s.tokens for s, _ in sources) for sources in suffixes], options, views)
         row = Row()
         for what, q, *rest in order:
             if what == "suffix":
-                for source in suffixes[q]:
-                    row.add(source, TYPE["query"])
+                for source, type in suffixes[q]:
+                    row.add(source, type)
             elif len(ids := options[q][rest[0]][:-1]):
                 row.add(Source(IDS, torch.tensor(ids), len(ids)), TYPE["query"])
         return row, layout
@@ -230,6 +288,7 @@ class SoftTokenBackbone(Backbone):
             collate_tokens([r.suffix for r in rows], self.kinds),
             br.collate([r.branches for r in rows]),
             [r.truncated for r in rows],
+            [r.ends for r in rows],
             0 if self.in_step else common_prefix([r.prompt for r in rows]),
         )
         if self.packed:
@@ -282,6 +341,7 @@ class SoftTokenBackbone(Backbone):
         if self.encoders:
             soft = real & (tokens.kind != tokens.kinds.index(IDS))
             out = out + self.types(tokens.type) * soft.unsqueeze(-1)
+        if "image" in self.encoders:
             image = tokens.kind == tokens.kinds.index("image")
             out = out + self.grid(tokens.within.clamp_max(self.grid.num_embeddings - 1)) * image.unsqueeze(-1)
         return out.to(words.dtype)
@@ -297,15 +357,37 @@ class SoftTokenBackbone(Backbone):
         return State(passes.encode(self.lm, x, lengths, first=first), lengths, x.shape[1], lengths, batch)
 
     def score(self, state: State, queries: Sequence[Sequence[Query]] | None = None) -> Scores:
-        device = state.lengths.device
         if queries is None:
-            suffix, branches = state.batch.suffix, state.batch.branches
-        else:
-            rows = [self._prepare_queries(q) for q in queries]
-            suffix = collate_tokens([r for r, _ in rows], self.kinds).to(device)
-            branches = br.collate([b for _, b in rows]).to(device)
-        hidden = passes.go_on(self.lm, state, self.embed(suffix), branches)  # [b, T, d]
+            return self.go_on(state, state.batch.suffix, state.batch.branches)
+        rows = [self.lay_queries(q, ends) for q, ends in zip(queries, state.batch.ends)]
+        suffix = collate_tokens([r for r, _ in rows], self.kinds)
+        return self.go_on(state, suffix, br.collate([b for _, b in rows]))
+
+    def go_on(self, past: Past, suffix: Tokens, branches: br.Branches) -> Scores:
+        """Scores of branches after prompts that have been read, which stay as they were."""
+        suffix, branches = suffix.to(past.lengths.device), branches.to(past.lengths.device)
+        hidden = passes.go_on(self.lm, past, self.embed(suffix), branches)  # [b, T, d]
         return br.gather_scores(branches, hidden, self.lm.get_output_embeddings())
+
+    def score_groups(self, rows: Sequence[Prepared], groups: Sequence[tuple[int, Sequence[Query]]]) -> Scores:
+        """Scores [g, q, o] of groups of queries, each after the row that it names; prompts are read once.
+
+        Groups lie side by side: in one sequence, branches that are blind to each other would cost as if they were not.
+        """
+        state = self.encode(self.collate(rows).to(self.lm.get_input_embeddings().weight.device))
+        laid = [self.lay_queries(queries, rows[n].ends) for n, queries in groups]
+        size = max(1, GROUP_TOKENS // (state.width + max((len(r) for r, _ in laid), default=0)))
+        parts = []
+        for start in range(0, len(groups), size):
+            mine = laid[start : start + size]
+            at = torch.tensor([n for n, _ in groups[start : start + size]], device=state.lengths.device)
+            past = Past(br.fork(state.cache, at), state.lengths[at], state.width, state.after[at])
+            suffix = collate_tokens([r for r, _ in mine], self.kinds)
+            parts.append(self.go_on(past, suffix, br.collate([b for _, b in mine])))
+        return joined(parts)
+
+    def stream(self, policy: Policy, target: str = "trajectory") -> Stream:
+        return Stream(self, policy, target)
 
     def score_batch(self, batch: Batch) -> Scores:
         """Prompts and branches in one forward pass: half as many kernels, which is what a small model waits for.
@@ -338,10 +420,6 @@ class SoftTokenBackbone(Backbone):
 
     def warm(self, samples: Sequence[Sample], phrases: Sequence[str] = ()) -> list[tuple[Sample, str]]:
         return [] if self.cache is None else fill(self, samples, phrases)
-
-    def text_ids(self, texts: Sequence[str]) -> tuple[list[list[int]], bool]:
-        """Token ids of one sample's content texts, cut to the limit together, and whether anything was cut."""
-        return cut_texts([plain_ids(self.tokenizer, t) for t in texts], self.limits.text_tokens)
 
     def text_encoder(self) -> tuple[TextEncoder, Any, int] | None:
         """Where the passages' one is trained, the phrases' one reads passages here: what it makes of them stays."""

@@ -21,9 +21,14 @@ MEMO = 8192  # phrases kept in memory where there is no cache on disk
 
 @dataclass(frozen=True)
 class ReadLimits:
-    """What one sample may hold. `text_tokens` counts the conversation's tokens; a longer one is cut and says so."""
+    """What one sample may hold. `text_tokens` counts the conversation's tokens; a longer one is cut and says so.
+
+    `step_tokens`, where it is set, is for trajectories, which grow: each message is cut to so many by itself, and of
+    messages that are too many together the oldest are not read.
+    """
 
     text_tokens: int = 768
+    step_tokens: int | None = None
     fps: float = 2.0
     frames: int = 8
     media: media.Limits = field(default_factory=media.Limits)

@@ -42,6 +42,11 @@ class Row:
         self.sources.append(source)
         self.layout += [(at, i, type) for i in range(source.tokens)]
 
+    def extend(self, other: Row) -> None:
+        at = len(self.sources)
+        self.sources += other.sources
+        self.layout += [(at + n, i, type) for n, i, type in other.layout]
+
     def __len__(self) -> int:
         return len(self.layout)
 
@@ -96,7 +101,7 @@ class Tokens:
     kinds: tuple[str, ...]
 
     def __getstate__(self) -> dict[str, Any]:
-        """For the way from a worker: each tensor is a shared file there; one a source takes longer than all the rest."""
+        """For the way from a worker: each tensor is a shared file there; one a source takes longer than the rest."""
         return {**vars(self), "sources": {k: _Joined.of(v) for k, v in self.sources.items()}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from datamodules.sampling import process
 from datamodules.schema import MediaError, Part, Sample
+from zoo.core.backbones.sight import content_ids, grows
 from zoo.core.backbones.tokens import Source
 from zoo.core.prompts import Turn
 
@@ -89,7 +90,8 @@ def _fill(
         if reason:
             bad.append((sample, reason))
             continue
-        for ids in backbone.text_ids([p.text or "" for p in sample.parts if p.type == "text"])[0]:
+        limits = backbone.limits
+        for ids in itertools.chain(*content_ids(backbone.tokenizer, sample, limits, grows(sample, limits))[0]):
             for source in reader.content(ids):
                 queue.offer(source)
     for kind in queue.waiting:

@@ -1,0 +1,49 @@
+"""Benchmarks by name: what a recipe of `python -m zoo.test` measures when it asks something else than verdicts of rows.
+
+Explicit code, no import paths. Claims find here what such a recipe's rows are, before anything long is begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datamodules.schema import Sample
+from zoo.muirbench import evaluate as muirbench
+from zoo.redcoder import analyser_recipe
+from zoo.redcoder import recipe as redcoder
+from zoo.thud import evaluate as thud
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """`test(config, model, resume, given)` runs it and returns the exit code.
+
+    `subject` is the setting that `model=` stands for (`victim`), None where `model=` names a model of its own.
+    `resume` is what `resume=` was given (None: nothing), for those that `resumes`; `given` are the words of a command.
+    `look(config)` gives the hash and the samples of its judged rows; without it, no claim can be made of it.
+    `check(config)` raises what is wrong with a configuration.
+    """
+
+    test: Callable[[dict[str, Any], str, str | None, Mapping[str, str]], int]
+    subject: str | None = None
+    resumes: bool = False
+    look: Callable[[dict[str, Any]], tuple[str, Sequence[Sample]]] | None = None
+    check: Callable[[dict[str, Any]], None] = lambda config: None
+
+
+BENCHMARKS = {
+    "muirbench": Benchmark(lambda config, model, resume, given: muirbench.test(config, model), check=muirbench.check),
+    "thud": Benchmark(lambda config, model, resume, given: thud.test(config, model), check=thud.check),
+    "redcoder_eval": Benchmark(
+        redcoder.test_eval, "victim", resumes=True, look=redcoder.look, check=redcoder.check_eval
+    ),
+    "redcoder_gaming": Benchmark(redcoder.test_gaming, "victim", resumes=True, check=redcoder.check_gaming),
+    "redcoder_analyser": Benchmark(
+        lambda config, model, resume, given: analyser_recipe.test(config),
+        "analyser",
+        look=analyser_recipe.look,
+        check=analyser_recipe.check,
+    ),
+}
