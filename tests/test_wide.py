@@ -29,7 +29,7 @@ from zoo.core.wide_reader import WideReader, can_read
 from zoo.evaluate import calibrate, evaluate, records
 from zoo.publish import publish
 from zoo.routeguard.model import routeguard
-from zoo.wide import fit, fit_wide, matrix
+from zoo.wide import _labelled, fit, fit_wide, matrix
 
 POLICY = Policy("p", (PolicyEntry("f", "fire", "The picture shows fire."), PolicyEntry("u", "the user")))
 OTHER = Policy("q", (PolicyEntry("f", "fire", "The picture shows no fire."), PolicyEntry("u", "the user")))
@@ -381,6 +381,25 @@ def test_splits_of_one_class_fit_no_reader_and_say_so(tmp_path, lacking):
     assert not module.guard.wide.fitted and module.guard.calibration.votes is None
     assert f"the {lacking} split has no text rows of both classes" in metrics["calibration_reasons"]["wide"]
     assert "wide" not in module.guard.describe()
+
+
+def test_rows_that_teach_are_judged_under_the_own_policy_or_a_part_of_it(tmp_path):
+    rows = [
+        {"id": id, "messages": [{"role": "user", "content": "fire"}], "unsafe": True, "split": "train", **more}
+        for id, more in (
+            ("own", {}),
+            ("part", {"policy": POLICY.subset(["f"]).to_dict()}),
+            ("other", {"policy": OTHER.to_dict()}),
+            ("unknown", {"unsafe": None}),
+            ("later", {"split": "val"}),
+            ("last", {"split": "test"}),
+        )
+    ]
+    path = tmp_path / "m.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    data = GuardDataModule(source="manifest", path=path, policy=POLICY, seed=0)
+    taught, golds = _labelled(Guard(random_backbone(), POLICY), data, "train")
+    assert ([s.id for s in taught], golds) == (["own", "part"], [True, True])
 
 
 def test_fitted_once(tmp_path):

@@ -17,7 +17,7 @@ from datamodules.schema import Sample
 from zoo.core import launch
 from zoo.core.guard import Guard
 from zoo.core.wide import BUCKETS, Features, inverse_frequency, weighted
-from zoo.core.wide_reader import can_read
+from zoo.core.wide_reader import has_text
 
 BATCH = 256  # samples that are read in one go
 
@@ -25,8 +25,9 @@ BATCH = 256  # samples that are read in one go
 def fit_wide(guard: Guard, data: GuardDataModule) -> dict[str, str]:
     """Fits the wide half of a guard that has one and whose is not fitted yet; returns why where it cannot be.
 
-    It learns what the training rows' labels imply under the guard's own policy, and from no others than it can judge;
-    the penalties are those with the best AUPRC on validation rows. One process fits, and tells the others.
+    It learns the verdicts of the training's text rows under the guard's own policy or a part of it: a set about one
+    matter is labelled for that alone, and teaches the baselines, too. Penalties are those with the best AUPRC on such
+    validation rows. One process fits, and tells the others.
     """
     if guard.wide is None or guard.wide.fitted:
         return {}
@@ -71,8 +72,9 @@ def _weights(model: LogisticRegression) -> Tensor:
 
 
 def _labelled(guard: Guard, data: GuardDataModule, split: str) -> tuple[list[Sample], list[bool]]:
+    own = set(guard.policy.entries)
     policies = ((s, data.fixed_policy(s)) for s in data.samples(split))
-    judged = [(s, s.gold(p)) for s, p in policies if can_read(s, p, guard.policy)]
+    judged = [(s, s.gold(p)) for s, p in policies if has_text(s) and set(p.entries) <= own]
     kept = [(s, g) for s, g in judged if g is not None]
     return [s for s, _ in kept], [g for _, g in kept]
 

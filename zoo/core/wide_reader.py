@@ -19,14 +19,17 @@ from zoo.core.encoders.text import CHUNK, TextEncoder, load_minilm
 from zoo.core.wide import BUCKETS, Features
 
 
+def has_text(sample: Sample) -> bool:
+    """Whether there is text, and no media beside it."""
+    return not sample.media and any(p.text and p.text.strip() for p in sample.parts)
+
+
 def can_read(sample: Sample, policy: Policy, own: Policy) -> bool:
     """Whether the readers have a vote: on text without media, under `own`, the policy that they were fitted to.
 
     They cannot read a policy. One with other entries, or with the same under other words, is the language model's.
     """
-    if sample.media or not any(p.text and p.text.strip() for p in sample.parts):
-        return False
-    return policy is own or (len(policy) == len(own) and set(policy.entries) == set(own.entries))
+    return has_text(sample) and (policy is own or set(policy.entries) == set(own.entries))
 
 
 class WideReader:
