@@ -33,18 +33,13 @@ def tfidf(train: Sequence[str], *others: Sequence[str]) -> list[Any]:
     return [vectoriser.fit_transform(train), *(vectoriser.transform(t) if len(t) else None for t in others)]
 
 
-def logreg(
-    x: Any,
-    labels: Sequence[bool],
-    others: Sequence[Any],
-    val: Any = None,
-    val_labels: Sequence[bool] = (),
-    cs: Sequence[float] = CS,
-) -> list[np.ndarray]:
-    """P(unsafe) float [n] for each feature matrix of `others`, by a logistic regression on `x` [n, v].
+def fit_logreg(
+    x: Any, labels: Sequence[bool], val: Any = None, val_labels: Sequence[bool] = (), cs: Sequence[float] = CS
+) -> LogisticRegression:
+    """A logistic regression of `labels` on `x` [n, v], the classes weighted alike.
 
     C is the one of `cs` with the best AUPRC on the validation rows, the smaller of two that tie, or 1 where there are
-    none. None in `others` gives an empty array. Raises `DataError` where a set to fit or choose on has one class only.
+    none. Raises `DataError` where a set to fit or choose on has one class only.
     """
     _two_classes(labels, val_labels)
     if not len(labels):
@@ -58,7 +53,20 @@ def logreg(
         if best is None or score > best[0]:
             best = (score, model)
     assert best is not None
-    return [np.zeros(0) if o is None else best[1].predict_proba(o)[:, 1] for o in others]
+    return best[1]
+
+
+def logreg(
+    x: Any,
+    labels: Sequence[bool],
+    others: Sequence[Any],
+    val: Any = None,
+    val_labels: Sequence[bool] = (),
+    cs: Sequence[float] = CS,
+) -> list[np.ndarray]:
+    """P(unsafe) float [n] for each feature matrix of `others`, by `fit_logreg`. None there gives an empty array."""
+    model = fit_logreg(x, labels, val, val_labels, cs)
+    return [np.zeros(0) if o is None else model.predict_proba(o)[:, 1] for o in others]
 
 
 def _two_classes(train: Sequence[bool], val: Sequence[bool]) -> None:

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from zoo.core.metrics import Record, summarise, twin_accuracy
 from zoo.core.module import GuardModule, Outcome
 from zoo.core.progress import StderrProgress
 from zoo.core.scores import decide, write_scores
+from zoo.core.wide import Votes, fit_votes
+from zoo.wide import fit_wide
 from zoo.written import written_against_scored
 
 LATENCY_SAMPLES = 8  # of each modality
@@ -60,6 +63,7 @@ def calibrate(outcomes: Sequence[Outcome]) -> tuple[Calibration, dict[str, str]]
     if not outcomes:
         return Calibration(), {"threshold": "no validation sample: 0.5 and temperature 1"}
     verdict, likeliest = odds_of(outcomes)
+    wide = wide_of(outcomes)
     fits = []
     both = {True, False} <= set(golds)  # from one class nothing can be fitted
     for evidence in (n / 10 for n in range(11 if both else 1)):
@@ -67,7 +71,12 @@ def calibrate(outcomes: Sequence[Outcome]) -> tuple[Calibration, dict[str, str]]
         temperature = fit_temperature(torch.stack([torch.zeros_like(odds), odds], -1), golds)
         fits.append((_nll(odds / temperature, golds), evidence, temperature))
     _, evidence, temperature = min(fits)
-    scores = torch.sigmoid(mixed_odds(verdict, likeliest, evidence) / temperature).tolist()
+    mixed, votes = mixed_odds(verdict, likeliest, evidence), None
+    if wide is not None:
+        votes, temperature = _votes(mixed, wide, golds, temperature)
+        if votes is None:
+            reasons["wide"] = "a reader says the same of all validation rows: the language model judges alone"
+    scores = torch.sigmoid(Calibration(temperature, votes=votes).verdict(mixed, wide)).tolist()
     threshold = fit_shared_threshold(scores, golds, [o.sample.modality for o in outcomes])
     pairs = [
         (v, {"yes": True, "no": False}.get(o.sample.categories.get(k, "unknown")))
@@ -81,7 +90,21 @@ def calibrate(outcomes: Sequence[Outcome]) -> tuple[Calibration, dict[str, str]]
     for name, fitted in (("threshold", threshold), ("category_threshold", category_threshold)):
         if fitted.reason:
             reasons[name] = fitted.reason
-    return Calibration(temperature, threshold.value, category_temperature, category_threshold.value, evidence), reasons
+    return Calibration(
+        temperature, threshold.value, category_temperature, category_threshold.value, evidence, votes
+    ), reasons
+
+
+def _votes(
+    mixed: torch.Tensor, wide: torch.Tensor, golds: Sequence[bool | None], alone: float
+) -> tuple[Votes | None, float]:
+    """The votes, and the temperature of rows that have them; `alone` is that of the language model's own log-odds."""
+    at = (~wide.isnan().any(-1)).nonzero().flatten().tolist()
+    votes = fit_votes(mixed[at], wide[at], alone)
+    if votes is None:
+        return None, alone
+    odds = votes.together(mixed[at], wide[at])
+    return votes, fit_temperature(torch.stack([torch.zeros_like(odds), odds], -1), [golds[i] for i in at])
 
 
 def odds_of(outcomes: Sequence[Outcome]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,6 +112,13 @@ def odds_of(outcomes: Sequence[Outcome]) -> tuple[torch.Tensor, torch.Tensor]:
     verdict = torch.tensor([o.log_odds for o in outcomes], dtype=torch.float64)
     likeliest = torch.tensor([max(o.category_log_odds.values()) for o in outcomes], dtype=torch.float64)
     return verdict, likeliest
+
+
+def wide_of(outcomes: Sequence[Outcome]) -> torch.Tensor | None:
+    """The wide half's log-odds, float64 [n, 2], NaN where it has no vote; None where it has none at all."""
+    if all(o.wide is None for o in outcomes):
+        return None
+    return torch.tensor([o.wide or [torch.nan] * 2 for o in outcomes], dtype=torch.float64)
 
 
 def _nll(odds: torch.Tensor, golds: Sequence[bool | None]) -> float:
@@ -122,7 +152,7 @@ def records(
     """Calibrated records of judged samples; `slices` replaces those of the samples (for ablated copies)."""
     if not outcomes:
         return []
-    odds = mixed_odds(*odds_of(outcomes), calibration.evidence) / calibration.temperature
+    odds = calibration.verdict(mixed_odds(*odds_of(outcomes), calibration.evidence), wide_of(outcomes))
     out = []
     for o, score in zip(outcomes, torch.sigmoid(odds).tolist()):
         s = o.sample
@@ -205,8 +235,10 @@ def evaluate(
     guard = module.guard
     reasons: dict[str, str] = {}
     if not calibrated:
+        unread = fit_wide(guard, data)
         validation = judge(module, data, data.samples("val"), accelerator, "validation")
         guard.calibration, reasons = calibrate(validation)
+        reasons |= unread
     judged = judge(module, data, data.samples("test"), accelerator, "test")
     test = [o.sample for o in judged]  # without those that could not be read, which are counted in `failed`
     twins = [s for s in test if "twin" in s.meta]
@@ -231,6 +263,8 @@ def evaluate(
         metrics["twins"]["incomplete"] = len(quads) - len(whole)
     metrics["temperature"], metrics["category_temperature"] = c.temperature, c.category_temperature
     metrics["evidence"] = c.evidence
+    if c.votes is not None:
+        metrics["votes"] = asdict(c.votes)
     metrics["calibration_reasons"] = reasons
     metrics["latency_ms"] = latency(guard, test)
     if generate:

@@ -98,7 +98,8 @@ def _check_thinkguard(config: dict[str, Any]) -> None:
 
 
 def _build_thinkguard(config: dict[str, Any], data: GuardDataModule) -> GuardModule:
-    return _module(thinkguard(config["backbone"], data.default_policy, config["recipe"], config["order"]), config)
+    wide = config.get("wide", False)  # runs from before it was there go on without
+    return _module(thinkguard(config["backbone"], data.default_policy, config["recipe"], config["order"], wide), config)
 
 
 def _check_policyguard(config: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from zoo.core import weights
 from zoo.core.backbones import build, describe
 from zoo.core.guard import Calibration, Guard
 from zoo.core.orders import VERDICT_FIRST, order_named
+from zoo.core.wide import Wide
 from zoo.routeguard import model as routed
 
 
@@ -52,15 +53,25 @@ def load(name: str | Path, device: str | torch.device = "cpu", cached: bool = Fa
         Calibration(**config["calibration"]),
         name=config["name"],
         order=order_named(config.get("order", VERDICT_FIRST.name)),  # models from before there were several have none
+        wide=_wide(config["wide"], name) if "wide" in config else None,
     )
     try:
-        guard.backbone.load_saved_state(state)
+        guard.load_saved_state(state)
     except ValueError as e:
         raise weights.CheckpointError(f"{name}: {e}") from e
+    if guard.wide is not None:
+        _ = guard.reader  # what it lacks is said here, not at the first verdict
     return guard.to(device).eval()
+
+
+def _wide(settings: dict[str, Any], name: str | Path) -> Wide:
+    try:
+        return Wide(**settings)
+    except (TypeError, ValueError) as e:
+        raise weights.CheckpointError(f"{name}: wide={settings}: {e}") from e
 
 
 def save(guard: Guard, folder: Path, method: str, card: str, extra: dict[str, Any] | None = None) -> None:
     """Writes `config.json`, `model.safetensors` and the card of a guard."""
     config = {"kind": "guard", "method": method, "name": guard.name, **guard.describe(), **(extra or {})}
-    weights.write(folder, config, guard.backbone.saved_state(), card)
+    weights.write(folder, config, guard.saved_state(), card)

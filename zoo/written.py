@@ -93,7 +93,7 @@ def _both(guard: Guard, samples: Sequence[Sample]) -> tuple[list[tuple[float, fl
     batch = guard.backbone.collate(rows).to(guard.device)
     started = time.perf_counter()
     scores, _ = guard.answers(batch, policies)
-    judged = guard.judge(scores, [len(p) for p in policies])
+    judged = guard.judge(scores, [len(p) for p in policies], guard.wide_odds(samples, policies, batch))
     pairs = list(zip(judged.score.tolist(), scores.log_odds(0).tolist()))
     scored = time.perf_counter()
     texts = write_out(guard, batch, policies)

@@ -78,6 +78,12 @@ def guard_card(config: dict[str, Any], metrics: dict[str, Any], data: GuardDataM
     ]
     base = HUB.get(config["backbone"]["name"])
     terms = f"The licence of {base.repo} holds for these weights, too: {base.licence}.\n\n" if base else ""
+    wide = (
+        "On text under the policy of its training, two linear readers, of words and of the sentence, vote beside "
+        "the language model, a third each. Under any other policy, and for categories, it judges alone.\n\n"
+        if "votes" in metrics
+        else ""
+    )
     return f"""# {config["recipe"]}
 
 A guard for {_takes(config)} under a policy given at run time (method `{config["method"]}`, backbone
@@ -86,7 +92,7 @@ temperature {metrics["temperature"]:.3f}. Trained by
 
     {_command(config)}
 
-{terms}## Test split
+{wide}{terms}## Test split
 
 {markdown_table(["slice", "n", "F1 (95 %)", "AUPRC (95 %)", "FPR"], rows)}
 

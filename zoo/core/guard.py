@@ -16,10 +16,13 @@ from datamodules.taxonomy import DEFAULT_POLICY
 from zoo.core.backbones.base import Backbone, Scores
 from zoo.core.orders import VERDICT_FIRST, Order
 from zoo.core.verdict import Verdict
+from zoo.core.wide import Votes, Wide
+from zoo.core.wide_reader import WideReader, can_read
 
 if TYPE_CHECKING:
     from zoo.core.watch import StepVerdict, Watch
 
+WIDE = "wide."  # names of the wide half's tensors begin with it
 EXPLANATION_TOKENS = 64  # most that an explanation is generated of, unless the caller says otherwise
 
 
@@ -28,7 +31,7 @@ class Calibration:
     """Fitted on validation data, never on test data. Temperatures divide log-odds; thresholds are probabilities.
 
     The verdict's log-odds are mixed with those of its likeliest category: `evidence` 0 is the verdict query alone, 1
-    the categories alone.
+    the categories alone. `votes` says how those of a guard's wide half are added; None where it has none.
     """
 
     temperature: float = 1.0
@@ -36,6 +39,24 @@ class Calibration:
     category_temperature: float = 1.0
     category_threshold: float = 0.5
     evidence: float = 0.0
+    votes: Votes | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.votes, dict):  # as a configuration holds it
+            object.__setattr__(self, "votes", Votes(**self.votes))
+
+    def verdict(self, mixed: Tensor, wide: Tensor | None = None) -> Tensor:
+        """Calibrated log-odds of unsafe [b], from `mixed_odds` [b] and the wide half's [b, 2].
+
+        Rows of `wide` that are NaN have no vote: there, and without `wide`, the language model judges alone.
+        """
+        if self.votes is None:
+            return mixed / self.temperature
+        alone = mixed / self.votes.temperature
+        if wide is None:
+            return alone
+        wide = wide.to(mixed)
+        return torch.where(wide.isnan().any(-1), alone, self.votes.together(mixed, wide) / self.temperature)
 
 
 def mixed_odds(verdict: Tensor, likeliest: Tensor, evidence: float) -> Tensor:
@@ -52,7 +73,10 @@ class Judged:
 
 
 class Guard(nn.Module):
-    """`policy` answers where neither the call nor the sample brings one; `order` is that of the parts of an answer."""
+    """`policy` answers where neither the call nor the sample brings one; `order` is that of the parts of an answer.
+
+    `wide` reads texts beside the backbone, and votes once it is fitted.
+    """
 
     def __init__(
         self,
@@ -61,6 +85,7 @@ class Guard(nn.Module):
         calibration: Calibration | None = None,
         name: str = "guard",
         order: Order = VERDICT_FIRST,
+        wide: Wide | None = None,
     ):
         super().__init__()
         self.backbone = backbone
@@ -68,6 +93,8 @@ class Guard(nn.Module):
         self.calibration = calibration or Calibration()
         self.name = name
         self.order = order
+        self.wide = wide
+        self._reader: WideReader | None = None
 
     @property
     def device(self) -> torch.device:
@@ -80,8 +107,49 @@ class Guard(nn.Module):
         """What a test asks of a row's policy: all of it, unless the guard answers for some entries only."""
         return policy
 
-    def judge(self, scores: Scores, entries: Sequence[int]) -> Judged:
-        """Probabilities from scored `order.queries`; `entries[i]` is the size of row i's policy."""
+    def widen(self) -> Guard:
+        """Gives it a wide half that is still to be fitted. Raises `DataError` where its text encoder cannot be had."""
+        self._reader = WideReader(self.backbone)
+        encoder = self._reader.encoder
+        self.wide = Wide(encoder.dim, self._reader.buckets, encoder.fingerprint())
+        return self
+
+    @property
+    def reader(self) -> WideReader:
+        """What the wide half reads with. Raises `DataError` for another text encoder than that it was fitted to."""
+        if self._reader is None:
+            reader = WideReader(self.backbone, self.wide.buckets)
+            if reader.encoder.fingerprint() != self.wide.encoder:
+                raise DataError(
+                    f"{self.name}: its wide half was fitted to sentences of another text encoder: get the asset minilm "
+                    "of the version that it was trained with"
+                )
+            self._reader = reader
+        return self._reader
+
+    @torch.no_grad()
+    def wide_odds(self, samples: Sequence[Sample], policies: Sequence[Policy], batch: Any = None) -> Tensor | None:
+        """The wide half's log-odds [b, 2], NaN where it has no vote (see `can_read`); None where there is none at all.
+
+        `batch`, the same rows after they were scored, saves encoding them again.
+        """
+        if self.wide is None or not self.wide.fitted:
+            return None
+        at = [i for i, (s, p) in enumerate(zip(samples, policies)) if can_read(s, p, self.policy)]
+        if not at:
+            return None
+        known = {} if batch is None else self.backbone.encoded(batch)
+        with torch.autocast(self.device.type, enabled=False):
+            odds = self.wide.odds(self.reader.read([samples[i] for i in at], known))
+        out = torch.full((len(samples), 2), torch.nan, device=odds.device)
+        out[at] = odds
+        return out
+
+    def judge(self, scores: Scores, entries: Sequence[int], wide: Tensor | None = None) -> Judged:
+        """Probabilities from scored `order.queries`; `entries[i]` is the size of row i's policy.
+
+        `wide` are the rows' `wide_odds`.
+        """
         c = self.calibration
         odds = scores.log_odds(slice(1, None))  # [b, k]
         sizes = torch.tensor(entries, device=odds.device)
@@ -89,7 +157,7 @@ class Guard(nn.Module):
         verdict = scores.log_odds(0)  # [b]
         if c.evidence:
             verdict = mixed_odds(verdict, odds.masked_fill(~real, -torch.inf).amax(-1), c.evidence)
-        verdict = torch.sigmoid(verdict / c.temperature)
+        verdict = torch.sigmoid(c.verdict(verdict, wide))
         categories = torch.sigmoid(odds / c.category_temperature)  # [b, k]
         return Judged(verdict, categories * real)
 
@@ -224,7 +292,7 @@ class Guard(nn.Module):
         batch = self.backbone.collate(rows).to(self.device)
         # One pass for the verdict, whether it is to be explained or not: it is the same to the last bit.
         scores, said = self.answers(batch, policies, max_new_tokens)
-        judged = self.judge(scores, [len(p) for p in policies])
+        judged = self.judge(scores, [len(p) for p in policies], self.wide_odds(samples, policies, batch))
         verdicts = self.verdicts(judged, [s.id for s in samples], policies, batch.truncated)
         if threshold is not None:
             for v in verdicts:
@@ -247,4 +315,19 @@ class Guard(nn.Module):
             "policy": self.policy.to_dict(),
             "calibration": asdict(self.calibration),
             "order": self.order.name,
+            **({"wide": self.wide.describe()} if self.wide is not None and self.wide.fitted else {}),
         }
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """The tensors of a model folder: what the backbone saves, and the wide half once it is fitted."""
+        wide = self.wide.state_dict() if self.wide is not None else {}
+        return {**self.backbone.saved_state(), **{f"{WIDE}{n}": t for n, t in wide.items()}}
+
+    def load_saved_state(self, state: dict[str, Tensor]) -> None:
+        """Strict, as of the backbone. Raises ValueError."""
+        wide = {n.removeprefix(WIDE): t for n, t in state.items() if n.startswith(WIDE)}
+        if wide and self.wide is None:
+            raise ValueError("weights of a wide half, and the configuration has none")
+        if self.wide is not None:
+            self.wide.set(wide)
+        self.backbone.load_saved_state({n: t for n, t in state.items() if not n.startswith(WIDE)})

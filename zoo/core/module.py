@@ -71,13 +71,17 @@ class GuardBatch:
 
 @dataclass
 class Outcome:
-    """One judged sample of `predict_step`: raw log-odds, so that a calibration can be fitted afterwards."""
+    """One judged sample of `predict_step`: raw log-odds, so that a calibration can be fitted afterwards.
+
+    `wide` are the two of the guard's wide half, NaN or None where it has no vote.
+    """
 
     sample: Sample
     policy: Policy
     log_odds: float
     category_log_odds: dict[str, float]
     truncated: bool
+    wide: list[float] | None = None
 
     def to(self, device: torch.device | str, **kw: bool) -> Outcome:
         """Itself: Lightning moves what it predicts, and cannot copy a frozen `Sample`."""
@@ -249,7 +253,8 @@ class GuardModule(L.LightningModule):
             return
         scores = self.answers(batch)  # of a sharded model with no row too: the others wait for this process's shards
         if batch.samples:
-            judged = self.guard.judge(scores, [len(p) for p in batch.policies])
+            wide = self.guard.wide_odds(batch.samples, batch.policies, batch.inputs)
+            judged = self.guard.judge(scores, [len(p) for p in batch.policies], wide)
             golds = [s.gold(p) for s, p in zip(batch.samples, batch.policies)]
             metrics.update(judged.score.float().tolist(), golds, [s.modality for s in batch.samples])
 
@@ -276,8 +281,12 @@ class GuardModule(L.LightningModule):
             return []
         scores = self.answers(batch)
         verdict, categories = scores.log_odds(0).tolist(), scores.log_odds(slice(1, None)).tolist()
+        wide = self.guard.wide_odds(batch.samples, batch.policies, batch.inputs)
+        votes = [None] * len(batch.samples) if wide is None else wide.tolist()
         return [
-            Outcome(sample, policy, verdict[i], dict(zip(policy.ids, categories[i])), batch.inputs.truncated[i])
+            Outcome(
+                sample, policy, verdict[i], dict(zip(policy.ids, categories[i])), batch.inputs.truncated[i], votes[i]
+            )
             for i, (sample, policy) in enumerate(zip(batch.samples, batch.policies))
         ]
 

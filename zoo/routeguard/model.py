@@ -68,8 +68,8 @@ class RouteGuard(Guard):
             )
         return self.asked_of(super().policy_for(sample, policy))
 
-    def judge(self, scores: Scores, entries: Sequence[int]) -> Judged:
-        judged = super().judge(scores, entries)
+    def judge(self, scores: Scores, entries: Sequence[int], wide: Tensor | None = None) -> Judged:
+        judged = super().judge(scores, entries, wide)
         routes = scores.routes if isinstance(scores, RoutedScores) else []
         return RoutedJudged(judged.score, judged.categories, routes)
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from datamodules.schema import DataError, MediaError, Policy, Sample
 from datamodules.transforms.augment import Augment
 from zoo.core.cache import FeatureCache
+from zoo.core.encoders.text import TextEncoder
 from zoo.core.query import Query
 
 if TYPE_CHECKING:
@@ -180,6 +181,16 @@ class Backbone(nn.Module, ABC):
     def warm(self, samples: Sequence[Sample], phrases: Sequence[str] = ()) -> list[tuple[Sample, str]]:
         """Fills the feature cache for `samples`; returns the samples that cannot be read, with the reason."""
         return []
+
+    def text_encoder(self) -> tuple[TextEncoder, Any, int] | None:
+        """The frozen encoder that its passages go through, the tokenizer, and the most word pieces of a sample; None
+        where words are read without one.
+        """
+        return None
+
+    def encoded(self, batch: Any) -> dict[str, Tensor]:
+        """Features of the passages that a batch holds since it was scored, by their key in the cache."""
+        return {}
 
     def export_parts(self) -> ExportParts:
         """The language model and what belongs to it. Raises `DataError` for a backbone that has none to give."""

@@ -33,6 +33,7 @@ from zoo.core.backbones.tokens import IDS, Row, Source, Tokens, collate_tokens
 from zoo.core.backbones.warming import fill
 from zoo.core.cache import FeatureCache
 from zoo.core.encoders.base import Encoder
+from zoo.core.encoders.text import TextEncoder
 from zoo.core.prompts import CLOSING, Media, Piece, Turn, segments
 from zoo.core.query import Query
 
@@ -422,6 +423,18 @@ class SoftTokenBackbone(Backbone):
 
     def warm(self, samples: Sequence[Sample], phrases: Sequence[str] = ()) -> list[tuple[Sample, str]]:
         return [] if self.cache is None else fill(self, samples, phrases)
+
+    def text_encoder(self) -> tuple[TextEncoder, Any, int] | None:
+        """Where the passages' one is trained, the phrases' one reads passages here: what it makes of them stays."""
+        if "passage" not in self.encoders:
+            return None
+        encoder, phrase = self.encoders["passage"], self.encoders["phrase"]
+        if encoder.trains:
+            encoder = TextEncoder(phrase.bert, phrase.cls_id, phrase.sep_id, "passage", encoder.window).freeze()
+        return encoder, self.tokenizer, self.limits.text_tokens
+
+    def encoded(self, batch: Batch) -> dict[str, Tensor]:
+        return {s.key: s.value for s in batch.prompt.sources.get("passage", ()) if s.ready and s.key}
 
     # ------------------------------------------------------------------------------------------- giving away
 

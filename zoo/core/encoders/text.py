@@ -76,10 +76,11 @@ class TextEncoder(Encoder):
     def num_tokens(self, raw: Tensor) -> int:
         if self.pool == "phrase":
             return 1
-        return sum(1 + -(-n // self.window) for n in self._chunks(len(raw)))
+        return sum(1 + -(-n // self.window) for n in self.chunks(len(raw)))
 
     @staticmethod
-    def _chunks(n: int) -> list[int]:
+    def chunks(n: int) -> list[int]:
+        """Word pieces in each chunk of a text of `n`."""
         return [min(CHUNK, n - i) for i in range(0, max(n, 1), CHUNK)]
 
     def encode(self, raws: Sequence[Tensor]) -> list[Tensor]:
