@@ -57,7 +57,7 @@ def outputs(backbone, split, bank, batch, rows, adapters, first=0, packed=False)
 def pick(branches, rows):
     """The layout of some rows; what is scored of them is not looked at here."""
     out = copy.copy(branches)
-    for name in ("query", "option", "depth", "counts"):
+    for name in ("query", "option", "depth", "sees", "start", "counts"):
         setattr(out, name, getattr(branches, name)[rows])
     return out
 

@@ -273,7 +273,7 @@ def test_options_that_are_wrong_name_the_fix(tmp_path):
         load_guardzoo(tmp_path, max_rows_per_source=0)
     with pytest.raises(DataError, match="needs data_dir="):
         load_corpus("guardzoo")
-    with pytest.raises(DataError, match="held_out is for source 'guardzoo'"):
+    with pytest.raises(DataError, match="held_out is for source guardzoo or policyguard"):
         load_corpus("real", data_dir=tmp_path, held_out=["aegis"])
 
 
