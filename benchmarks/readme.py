@@ -208,6 +208,10 @@ def benchmarks() -> str:
         w = m["waiting"]
         rows.append([f"waiting for data, {w['workers']} worker: share of an epoch, cached", "", f"{w['cached']:.0%}"])
         rows.append(["the same, uncached", "", f"{w['uncached']:.0%}"])
+    if manifest := result("manifest"):
+        over = manifest["over_1000_rows_mb"]
+        for name, what in (("splits_named", "with a split in each row"), ("splits_drawn", "whose splits are drawn")):
+            rows.append([f"memory of a manifest of 100,000 rows {what}", "1,000 rows", f"+ {over[name]:.0f} MB"])
     return markdown_table(["what", "against", "in one run"], rows) + "\n"
 
 
