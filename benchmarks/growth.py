@@ -20,6 +20,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from PIL import Image
 
 from benchmarks.manifest import peak_mb
@@ -114,6 +115,8 @@ def _panel(axes: Axes, kind: str, points: list[dict[str, float]]) -> None:
     xs = [p["size"] for p in points]
     axes.loglog(xs, [p[y] for p in points], "o-", color="#0072B2", label=y_name)
     axes.loglog(xs, [points[-1][y] * x / xs[-1] for x in xs], ":", color="0.5", label="linear")
+    axes.set_xticks(xs, [f"{x:,}" for x in xs])
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(x_name)
     axes.set_ylabel(y_name, color="#0072B2")
     other = axes.twinx()
