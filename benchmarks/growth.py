@@ -126,12 +126,24 @@ def _panel(axes: Axes, kind: str, points: list[dict[str, float]]) -> None:
     axes.legend(loc="upper left", frameon=False)
 
 
+def fixed(points: list[dict[str, float]]) -> dict[str, float]:
+    """A least-squares line: seconds that do not depend on a message's size, and those each picture or second takes."""
+    sizes, times = [p["size"] for p in points], [p["seconds"] for p in points]
+    each, constant = np.polyfit(sizes, times, 1)
+    return {"fixed_seconds": float(constant), "seconds_each": float(each)}
+
+
 def plot(result: dict[str, list[dict[str, float]]], path: Path) -> None:
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (kind, points) in zip(figure.subplots(2, 2).flat, result.items()):
         _panel(axes, kind, points)
     figure.savefig(path, format="png", dpi=100, metadata={"Software": None})
+
+
+def finish(result: dict[str, list[dict[str, float]]]) -> None:
+    write_json(RESULT, {"points": result, "lines": {k: fixed(result[k]) for k in ("images", "video")}})
+    plot(result, PLOT)
 
 
 def main(arguments: list[str]) -> int:
@@ -154,8 +166,7 @@ def main(arguments: list[str]) -> int:
             {"size": m["rows"], "seconds": m["load"]["seconds"], "growth_mb": m["growth_mb"]}
             for m in loads if m["splits"]
         ]  # fmt: skip
-    write_json(RESULT, result)
-    plot(result, PLOT)
+    finish(result)
     print(RESULT, PLOT, file=sys.stderr)
     return 0
 

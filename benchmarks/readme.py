@@ -215,6 +215,25 @@ def benchmarks() -> str:
     return markdown_table(["what", "against", "in one run"], rows) + "\n"
 
 
+def growth() -> str:
+    m = result("growth")
+    if m is None:
+        return ""
+    rows = []
+    for kind, what in (("images", "a picture"), ("video", "a second of video")):
+        line, points = m["lines"][kind], m["points"][kind]
+        rows.append(
+            [
+                f"a verdict, for {what} more ({points[0]['size']} to {points[-1]['size']})",
+                f"{line['seconds_each'] * 1000:.0f} ms",
+                f"{line['fixed_seconds'] * 1000:.0f} ms",
+            ]
+        )
+    rows += [[f"texts a second, processes: {p['size']}", f"{p['rate']:.0f}", ""] for p in m["points"]["processes"]]
+    rows += [[f"loading {p['size']:,} manifest rows", f"{p['seconds']:.2g} s", ""] for p in m["points"].get("rows", [])]
+    return markdown_table(["what", "measured", "fixed part"], rows) + "\n"
+
+
 def guardzoo() -> str:
     m = result("guardzoo")
     return "" if m is None else source_tables(m) + "\n"
@@ -227,6 +246,7 @@ def claims() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "sample": sample,
+    "growth": growth,
     "twins": twins,
     "real_text": real_text,
     "held_out": held_out,

@@ -14,6 +14,7 @@ from typing import Any
 
 from datamodules.assets import zoo_home
 from datamodules.atomic import replacing
+from datamodules.hub import snapshot
 from datamodules.jsonl import check_text, parse, read_lines
 from datamodules.media import content_hash
 from datamodules.muirbench import FIELDS, Record, checked_pairs
@@ -45,7 +46,11 @@ def load_muirbench(path: str | Path | None = None, revision: str | None = None) 
     Raises `DataError` where there is no such folder, nothing to read in it, no usable record, no pyarrow for parquet,
     or no way to the hub. Rows that cannot be used are in `errors`, with their twins.
     """
-    folder = _hub(revision) if path is None else Path(path).expanduser()
+    if path is None:
+        fix = "run once with a network, or give the folder of its parquet files with data.path=DIR"
+        folder = snapshot(REPO, ["*.parquet", "data/*.parquet"], fix, revision, "dataset")
+    else:
+        folder = Path(path).expanduser()
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder: give the one of MuirBench's parquet files, or of a rendered corpus")
     if (folder / RECORDS).is_file():
@@ -158,18 +163,3 @@ def _keep(picture: Any, root: Path) -> str:
         with replacing(path) as f:
             f.write(data)
     return name
-
-
-def _hub(revision: str | None) -> Path:
-    """A snapshot of the hub's files, from its cache where they are whole."""
-    from huggingface_hub import snapshot_download
-
-    wanted = {"repo_id": REPO, "repo_type": "dataset", "allow_patterns": ["*.parquet", "data/*.parquet"]}
-    try:
-        return Path(snapshot_download(**wanted, revision=revision))
-    except Exception as e:  # the hub's client has no common class for its errors
-        reason = (str(e).strip().splitlines() or [""])[0][:200]
-        raise DataError(
-            f"{REPO} is not in the hub's cache and cannot be fetched ({type(e).__name__}: {reason}): run once with a "
-            "network, or give the folder of its parquet files with data.path=DIR"
-        ) from e

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.corpus.types import Corpus
+from datamodules.hub import snapshot
 from datamodules.policyguardbench import RuleBank
 from datamodules.schema import SPLITS, DataError, Policy, PolicyEntry, Sample
 from datamodules.sources.files import read_json, read_jsonl
@@ -94,7 +95,8 @@ def steps_of(actions: str) -> Iterator[Step]:
 def _rows(path: str | Path) -> Iterator[tuple[str, Any]]:
     folder = Path(path).expanduser()
     if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
-        folder = _hub(str(path))
+        fix = "give the folder of its files with data.path=DIR"
+        folder = snapshot(str(path), ["*.json", "*.jsonl", "*.parquet"], fix, repo_type="dataset")
     files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.suffix in _READERS)
     if not files:
         raise DataError(f"{folder}: no *.json, *.jsonl or *.parquet there: is it PolicyGuardBench's folder?")
@@ -117,16 +119,3 @@ def _parquet(path: Path) -> list[Any]:
 
 
 _READERS = {".json": read_json, ".jsonl": read_jsonl, ".parquet": _parquet}
-
-
-def _hub(repo: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(repo, repo_type="dataset", allow_patterns=["*.json", "*.jsonl", "*.parquet"]))
-    except Exception as e:  # the hub's client has no common class for its errors
-        reason = (str(e).strip().splitlines() or [""])[0][:200]
-        raise DataError(
-            f"{repo}: no such folder, and no data set that the hub's cache or the network gives ({type(e).__name__}: "
-            f"{reason}): give the folder of its files with data.path=DIR"
-        ) from e

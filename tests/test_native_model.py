@@ -102,7 +102,7 @@ def test_the_description_builds_the_same_backbone(folder):
 def test_the_hub_is_asked_once_and_its_licence_is_said(folder, monkeypatch, capsys, tmp_path):
     asked = []
 
-    def snapshot(repo_id, revision, allow_patterns, local_files_only=False):
+    def snapshot(repo_id, revision, allow_patterns, local_files_only=False, repo_type=None):
         asked.append((repo_id, revision, local_files_only))
         assert not any("pt" in p or p == "*" for p in allow_patterns)
         whole = not local_files_only or len(asked) > 2  # what lies in the cache at first is not

@@ -13,7 +13,8 @@ from PIL import Image
 from datamodules import media
 from datamodules.schema import Message, Part, Policy, PolicyEntry, Sample
 from zoo.core.backbones.cutting import cap_lengths, cut_middle
-from zoo.core.backbones.soft_token import TYPE, TYPES, TimeEmbedding
+from zoo.core.backbones.projection import TimeEmbedding
+from zoo.core.backbones.soft_token import TYPE, TYPES
 from zoo.core.backbones.tokens import IDS, collate_tokens
 from zoo.core.cache import FeatureCache
 from zoo.core.encoders.text import adapted, random_bert

@@ -98,7 +98,7 @@ class Watch(L.Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, index):
         self.rows.append({k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")})
         if trainer.global_step in self.at:
-            trainer.save_checkpoint(self.folder / f"{trainer.global_step}.ckpt", weights_only=False)
+            trainer.save_checkpoint(self.folder / f"{trainer.global_step}.ckpt")
 
 
 def fitted(config, items, run, watch=None, checkpoint=None):

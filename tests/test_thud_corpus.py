@@ -9,7 +9,7 @@ from PIL import Image
 
 from datamodules.corpus import thud
 from datamodules.corpus.clips import write_clip
-from datamodules.corpus.muir_pictures import rng_of
+from datamodules.corpus.draw import rng_of
 from datamodules.corpus.thud import BANDS, FIRST, LAST, build_thud, render, thud_hash, thud_plan
 from datamodules.corpus.thud_scenes import FPS, KINDS, SECONDS, frames, sound
 from datamodules.media import read_video
@@ -223,3 +223,15 @@ def test_a_shifted_file_is_heard_when_it_should(edited, tmp_path_factory):
         clip = read_video(folder / s.media[0].path, 8, 48)
         heard = sound_onsets(clip.sound.numpy(), start=clip.sound_start).strongest
         assert heard == pytest.approx(s.meta["event"]["t_a"] + s.meta["delta"], abs=0.1)
+
+
+def test_what_the_time_of_a_sound_alone_tells_about_sync():
+    """The readme's bound: the best guess from the heard time, each right answer a third, over the corpus's times."""
+    width = 0.05
+    times = np.arange(FIRST, LAST, width) + width / 2
+    likelihoods = []
+    for moves in ((0.0,), BANDS, tuple(-b for b in BANDS)):
+        heard = (times[:, None] + np.asarray(moves)).ravel()
+        counts, _ = np.histogram(heard, bins=np.arange(FIRST - 2.5, LAST + 2.5, width))
+        likelihoods.append(counts / counts.sum())
+    assert np.max(likelihoods, axis=0).sum() / 3 == pytest.approx(0.58, abs=0.01)

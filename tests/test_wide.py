@@ -25,11 +25,11 @@ from zoo.core.guard import Calibration, Guard
 from zoo.core.module import GuardModule, Outcome
 from zoo.core.orders import ORDERS
 from zoo.core.wide import Features, Votes, Wide, fit_votes, inverse_frequency
+from zoo.core.wide_fit import _labelled, fit, fit_wide, matrix
 from zoo.core.wide_reader import WideReader, can_read
 from zoo.evaluate import calibrate, evaluate, records
 from zoo.publish import publish
 from zoo.routeguard.model import routeguard
-from zoo.wide import _labelled, fit, fit_wide, matrix
 
 POLICY = Policy("p", (PolicyEntry("f", "fire", "The picture shows fire."), PolicyEntry("u", "the user")))
 OTHER = Policy("q", (PolicyEntry("f", "fire", "The picture shows no fire."), PolicyEntry("u", "the user")))

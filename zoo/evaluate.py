@@ -26,7 +26,7 @@ from zoo.core.module import GuardModule, Outcome
 from zoo.core.progress import StderrProgress
 from zoo.core.scores import decide, write_scores
 from zoo.core.wide import Votes, fit_votes
-from zoo.wide import fit_wide
+from zoo.core.wide_fit import fit_wide
 from zoo.written import written_against_scored
 
 LATENCY_SAMPLES = 8  # of each modality

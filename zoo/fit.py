@@ -22,7 +22,7 @@ from zoo.core.interrupts import Signals
 from zoo.core.processes import Plan, plan
 from zoo.core.progress import StderrProgress
 from zoo.core.resume import Session, find_session, identity
-from zoo.core.run import new_run, write_errors, write_json
+from zoo.core.run import new_run, write_json, write_lines
 from zoo.methods import METHODS, Method
 
 
@@ -94,7 +94,7 @@ def _fit(session: Session) -> tuple[Path, dict[str, Any], list[dict[str, str]]]:
     }
     metrics["sessions"] = saver.sessions
     if errors:
-        write_errors(run / "errors.jsonl", errors)
+        write_lines(run / "errors.jsonl", errors)
     write_json(run / "metrics.json", metrics)
     print(method.table(metrics))
     return run, metrics, errors

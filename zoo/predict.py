@@ -18,7 +18,7 @@ from datamodules.manifest import read_samples
 from datamodules.schema import DataError, MediaError, Policy, Sample
 from zoo import cli
 from zoo.core.guard import Guard
-from zoo.core.run import write_errors
+from zoo.core.run import write_lines
 from zoo.registry import load
 
 
@@ -113,7 +113,7 @@ def main(arguments: list[str]) -> int:
         if args.input is not None:
             print(f"{len(errors)} rows could not be judged: see {args.errors}", file=sys.stderr)
     if args.input is not None and (errors or Path(args.errors).exists()):
-        write_errors(Path(args.errors), errors)  # an older list must not look like this one
+        write_lines(Path(args.errors), errors)  # an older list must not look like this one
     return 1 if errors else 0
 
 

@@ -20,7 +20,7 @@ from zoo.core import launch
 from zoo.core.guard import Guard
 from zoo.core.module import GuardModule
 from zoo.core.processes import plan
-from zoo.core.run import new_run, write_errors, write_json, write_yaml
+from zoo.core.run import new_run, write_json, write_lines, write_yaml
 from zoo.core.tables import text_table
 from zoo.evaluate import evaluate
 from zoo.fit import build_data
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
     print(text_table(metrics))
     print(f"run folder: {run}", file=sys.stderr)
     if data.errors:
-        write_errors(run / "errors.jsonl", data.errors)
+        write_lines(run / "errors.jsonl", data.errors)
         print(f"{len(data.errors)} rows could not be used: see {run / 'errors.jsonl'}", file=sys.stderr)
         return 1
     return 0

@@ -5,6 +5,7 @@ Every object is drawn in a 256 x 256 frame, upright and in jittered colours; siz
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 
@@ -15,6 +16,11 @@ Rng = np.random.Generator
 Draw = ImageDraw.ImageDraw
 Colour = tuple[int, ...]
 SPRITE = 256
+
+
+def rng_of(key: str) -> Rng:
+    """A generator seeded by `key` alone."""
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "big"))
 
 
 def jitter(rng: Rng, *rgb: int, by: int = 22) -> Colour:

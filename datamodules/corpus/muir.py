@@ -8,7 +8,6 @@ that alone.
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +17,10 @@ from typing import Any
 from tqdm import tqdm
 
 from datamodules.assets import zoo_home
-from datamodules.atomic import folder_beside, put, sweep
-from datamodules.corpus.muir_pictures import Picture, rng_of
+from datamodules.corpus.draw import rng_of
+from datamodules.corpus.muir_pictures import Picture
 from datamodules.corpus.muir_tasks import MUIR_TASKS, STRATEGIES, Face, Option
+from datamodules.corpus.rendered import rendered
 from datamodules.muirbench import IMAGE, LETTERS, NONE
 from datamodules.muirbench_files import RECORDS, TWINS
 from datamodules.schema import DataError, canonical_json
@@ -28,7 +28,6 @@ from datamodules.schema import DataError, canonical_json
 __all__ = ["VERSION", "build_muir", "corpus_folder", "muir_hash", "muir_plan"]
 
 VERSION = 1  # raise it whenever the same seed gives other records or other pictures
-NOTE = "corpus.json"
 
 
 @dataclass(frozen=True)
@@ -114,21 +113,9 @@ def build_muir(root: str | Path | None = None, seed: int = 0, pairs: int = 36, p
         raise DataError(f"pairs={pairs}: give at least one pair a task")
     root = corpus_folder(seed, pairs) if root is None else Path(root)
     want = {"seed": seed, "pairs": pairs, "version": VERSION}
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        have = _noted(root)
-        if have is None or {k: have.get(k) for k in want} != want:
-            raise DataError(f"{root}: is not the multi-image corpus of {want}: give another folder or remove it")
-        if muir_hash(root) != have["sha256"]:
-            raise DataError(f"{root}: the rendered corpus was changed on disk: remove the folder to render it again")
-        return root
-    sweep(root.parent, root.name)
-    with folder_beside(root) as content:
-        _write(muir_plan(seed, pairs), content, progress)
-        (content / NOTE).write_text(json.dumps({**want, "sha256": muir_hash(content)}), encoding="utf-8")
-        if root.is_dir():
-            root.rmdir()  # an empty one
-        put(content, root)
-    return root
+    return rendered(
+        root, want, "the multi-image corpus", muir_hash, lambda folder: _write(muir_plan(seed, pairs), folder, progress)
+    )
 
 
 def _write(plan: list[Twins], root: Path, progress: bool) -> None:
@@ -138,14 +125,6 @@ def _write(plan: list[Twins], root: Path, progress: bool) -> None:
         picture.render().save(root / name, compress_level=1)
     for name, rows in ((RECORDS, [r for t in plan for r in t.rows]), (TWINS, [t.note() for t in plan])):
         (root / name).write_text("".join(f"{canonical_json(r)}\n" for r in rows), encoding="utf-8")
-
-
-def _noted(root: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads((root / NOTE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and "sha256" in found else None
 
 
 def muir_hash(root: str | Path) -> str:

@@ -62,18 +62,14 @@ class Picture:
         """RGB, SIDE x SIDE."""
         left, top, right, _ = self.crop  # a square
         scale = round(SIDE / (right - left))  # of the whole canvas, so that what is seen is sharp
-        canvas = draw.background(scale, scale, rng_of(self.ground))
+        canvas = draw.background(scale, scale, draw.rng_of(self.ground))
         for thing in self.things:
             size = max(8, round(thing.size * scale))
-            sprite = draw.sprite(thing.name, rng_of(thing.look))
+            sprite = draw.sprite(thing.name, draw.rng_of(thing.look))
             draw.place(canvas, sprite, size, (thing.x * scale, thing.y * scale), float(thing.tilt))
         corner = round(left * scale), round(top * scale)
         seen = canvas.crop((*corner, corner[0] + SIDE, corner[1] + SIDE))
-        return draw.finish(seen, rng_of(f"{self.ground}/camera"))
-
-
-def rng_of(key: str) -> np.random.Generator:
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "big"))
+        return draw.finish(seen, draw.rng_of(f"{self.ground}/camera"))
 
 
 def row(names: Sequence[str], key: str, rng: np.random.Generator) -> Picture:

@@ -17,11 +17,11 @@ import numpy as np
 from tqdm import tqdm
 
 from datamodules.assets import zoo_home
-from datamodules.atomic import folder_beside, put, sweep
 from datamodules.bank import rng_for
 from datamodules.corpus import sounds
 from datamodules.corpus.clips import write_clip
-from datamodules.corpus.muir_pictures import rng_of
+from datamodules.corpus.draw import rng_of
+from datamodules.corpus.rendered import rendered
 from datamodules.corpus.thud_scenes import FPS, KINDS, PLACES, frames, sound
 from datamodules.schema import SPLITS, DataError, canonical_json
 from datamodules.transforms.events import EVENTS
@@ -35,7 +35,6 @@ BANDS = (0.4, 0.8, 1.2, 1.6, 2.0)  # seconds a sound is moved by
 # Seconds. A sound moved by 2 s either way is still heard beside 2 s of silence at both ends. The range is as wide as
 # that allows: in a narrow one it would be plain from the sound alone that it comes late.
 FIRST, LAST = 4.25, 7.5
-NOTE = "corpus.json"
 
 
 @dataclass(frozen=True)
@@ -87,21 +86,9 @@ def build_thud(root: str | Path | None = None, seed: int = 0, scale: float = 1.0
     """
     root = corpus_folder(seed, scale) if root is None else Path(root)
     want = {"seed": seed, "scale": scale, "version": VERSION}
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        have = _noted(root)
-        if have is None or {k: have.get(k) for k in want} != want:
-            raise DataError(f"{root}: is not the corpus of {want}: give another folder or remove it")
-        if thud_hash(root) != have["sha256"]:
-            raise DataError(f"{root}: the rendered corpus was changed on disk: remove the folder to render it again")
-        return root
-    sweep(root.parent, root.name)
-    with folder_beside(root) as content:
-        _write(thud_plan(seed, scale), content, progress)
-        (content / NOTE).write_text(json.dumps({**want, "sha256": thud_hash(content)}), encoding="utf-8")
-        if root.is_dir():
-            root.rmdir()  # an empty one
-        put(content, root)
-    return root
+    return rendered(
+        root, want, "the corpus", thud_hash, lambda folder: _write(thud_plan(seed, scale), folder, progress)
+    )
 
 
 def render(scene: Scene, path: Path) -> str:
@@ -129,14 +116,6 @@ def _write(scenes: list[Scene], root: Path, progress: bool) -> None:
     for folder, lines in rows.items():
         (folder / EVENTS).write_text("".join(f"{line}\n" for line in sorted(lines)), encoding="utf-8")
     (root / "media.json").write_text(json.dumps(media, indent=0, sort_keys=True), encoding="utf-8")
-
-
-def _noted(root: Path) -> dict | None:
-    try:
-        found = json.loads((root / NOTE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and "sha256" in found else None
 
 
 def thud_hash(root: str | Path) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,31 @@ def write_yaml(path: Path, value: Any) -> None:
     write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 
 
-def write_errors(path: Path, errors: list[dict[str, str]]) -> None:
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """One JSON object a line; whole or not at all."""
-    write_text(path, "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in errors))
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def finish_test(
+    config: dict[str, Any],
+    model: str,
+    metrics: dict[str, Any],
+    answers: Iterable[Mapping[str, Any]],
+    errors: list[dict[str, str]],
+    tables: str,
+) -> int:
+    """The run folder of a benchmark's answers, and the tables on standard output; returns the command's exit code.
+
+    `metrics.json`, `answers.jsonl` and, for rows that cannot be used, `errors.jsonl`: then the exit code is 1.
+    """
+    run = new_run(Path(config["runs"]) / "test", config["recipe"])
+    write_yaml(run / "config.yaml", {**config, "model": model})
+    write_json(run / "metrics.json", metrics)
+    write_lines(run / "answers.jsonl", answers)
+    print(tables)
+    print(f"run folder: {run}", file=sys.stderr)
+    if not errors:
+        return 0
+    write_lines(run / "errors.jsonl", errors)
+    print(f"{len(errors)} rows could not be used: see {run / 'errors.jsonl'}", file=sys.stderr)
+    return 1

@@ -3,7 +3,7 @@
 A language model that learns from a few sources learns to tell them apart, too, and what it knows of words ends where
 they end. A linear reader has nowhere to put such a rule, and being convex it is the same for every seed. One reads
 words: hashed word pieces and pairs of neighbours, tf-idf weighted. One reads the sentence: the mean token state of a
-frozen encoder. They are fitted (`zoo.wide`), not stepped, and vote beside the language model.
+frozen encoder. They are fitted (`wide_fit`), not stepped, and vote beside the language model.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from datamodules.muirbench import Record, sample_of
 from datamodules.muirbench_files import Loaded, load_muirbench
 from datamodules.schema import DataError, Sample, near
 from zoo.answering import Model, ask, model_named
-from zoo.core.run import new_run, write_errors, write_json, write_yaml
+from zoo.core.run import finish_test
 from zoo.core.tables import aligned
 from zoo.muirbench import baselines
 from zoo.muirbench.metrics import Outcome, arms_table, slices_table, summarise
@@ -115,8 +114,6 @@ def test(config: dict[str, Any], name: str) -> int:
     arms, errors = arms_of(model, loaded, config, zoo_home() / "muirbench" / "concatenated")
     errors = loaded.errors + errors
     measured = {arm: summarise(rows, config["seed"]) for arm, rows in arms.items()}
-    run = new_run(Path(config["runs"]) / "test", config["recipe"])
-    write_yaml(run / "config.yaml", {**config, "model": name})
     metrics = {
         "model": name,
         "parser": config["parser"],
@@ -128,15 +125,9 @@ def test(config: dict[str, Any], name: str) -> int:
         "data_hash": loaded.sha256,
         "seconds": round(time.perf_counter() - started, 1),
     }
-    write_json(run / "metrics.json", metrics)
-    write_errors(run / "answers.jsonl", [_line(arm, o) for arm, rows in arms.items() for o in rows])
-    print(f"{aligned(slices_table(measured['model']))}\n\n{aligned(arms_table(measured))}")
-    print(f"run folder: {run}", file=sys.stderr)
-    if errors:
-        write_errors(run / "errors.jsonl", errors)
-        print(f"{len(errors)} rows could not be used: see {run / 'errors.jsonl'}", file=sys.stderr)
-        return 1
-    return 0
+    tables = f"{aligned(slices_table(measured['model']))}\n\n{aligned(arms_table(measured))}"
+    lines = [_line(arm, o) for arm, rows in arms.items() for o in rows]
+    return finish_test(config, name, metrics, lines, errors, tables)
 
 
 def _line(arm: str, o: Outcome) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 from datamodules.code_labels import LabelledCode, load_labelled
 from datamodules.schema import DataError, Message, Part, Sample, canonical_json
 from zoo.core.metrics import Record
-from zoo.core.run import new_run, write_errors, write_json, write_yaml
+from zoo.core.run import new_run, write_json, write_lines, write_yaml
 from zoo.core.scores import decide, write_scores
 from zoo.core.tables import fmt, markdown_table
 from zoo.evaluate import slices_of
@@ -168,7 +168,7 @@ def test(config: dict[str, Any]) -> int:
     for match in MATCHES:
         flags = [j.own if match == "family" else j.any for j in judged]
         write_scores(run / f"scores_{match}.jsonl", (decide(_record(j, f), 0.5, 0.5) for j, f in zip(judged, flags)))
-    write_errors(run / "errors.jsonl", [{"id": id, "error": f"{k}: {why}"} for id, (k, why) in report.errors.items()])
+    write_lines(run / "errors.jsonl", [{"id": id, "error": f"{k}: {why}"} for id, (k, why) in report.errors.items()])
     write_json(run / "metrics.json", metrics)
     print(table(metrics))
     print(f"run folder: {run}", file=sys.stderr)

@@ -6,7 +6,6 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from datamodules.corpus.thud import build_thud
@@ -15,7 +14,7 @@ from datamodules.thud import DIMENSIONS, LABELS, Item, Loaded, edited_clips, loa
 from datamodules.transforms.edit_files import Settings
 from zoo.answering import Model, ask, model_named
 from zoo.core.letters import strict
-from zoo.core.run import new_run, write_errors, write_json, write_yaml
+from zoo.core.run import finish_test
 from zoo.core.tables import aligned
 from zoo.thud.metrics import UNPARSED, Outcome, arms_table, details_table, summarise
 from zoo.thud.questions import ANSWERS, OFFSET, WORDINGS, Question, questions
@@ -163,8 +162,6 @@ def test(config: dict[str, Any], name: str) -> int:
     arms, errors = arms_of(model, loaded, config)
     errors = loaded.errors + errors
     measured = {arm: summarise(rows, config["seed"]) for arm, rows in arms.items()}
-    run = new_run(Path(config["runs"]) / "test", config["recipe"])
-    write_yaml(run / "config.yaml", {**config, "model": name})
     items = arms["constant"]
     metrics = {
         "model": name,
@@ -178,19 +175,13 @@ def test(config: dict[str, Any], name: str) -> int:
         "data_hash": loaded.sha256,
         "seconds": round(time.perf_counter() - started, 1),
     }
-    write_json(run / "metrics.json", metrics)
-    write_errors(run / "answers.jsonl", [_line(arm, o) for arm, rows in arms.items() for o in rows])
-    first = f"model, {config['wordings'][0]}"
-    print(f"{first}\n{aligned(details_table(measured[first]))}\n\n{aligned(arms_table(measured))}")
-    print(f"run folder: {run}", file=sys.stderr)
     if loaded.rejected:
         told = ", ".join(f"{reason}: {n}" for reason, n in loaded.rejected.items())
         print(f"sync is not asked of some clips or edits ({told})", file=sys.stderr)
-    if errors:
-        write_errors(run / "errors.jsonl", errors)
-        print(f"{len(errors)} rows could not be used: see {run / 'errors.jsonl'}", file=sys.stderr)
-        return 1
-    return 0
+    first = f"model, {config['wordings'][0]}"
+    tables = f"{first}\n{aligned(details_table(measured[first]))}\n\n{aligned(arms_table(measured))}"
+    lines = [_line(arm, o) for arm, rows in arms.items() for o in rows]
+    return finish_test(config, name, metrics, lines, errors, tables)
 
 
 def _line(arm: str, o: Outcome) -> dict[str, Any]:

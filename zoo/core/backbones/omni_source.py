@@ -19,6 +19,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
+from datamodules.hub import snapshot
 from zoo.core.backbones.hub_folders import check_folder, read_json, weight_files
 from zoo.core.backbones.omni_layout import Codes
 from zoo.core.backbones.readers import plain_ids
@@ -76,14 +77,8 @@ def _snapshot(name: str) -> Path:
         return folder
     except (LocalEntryNotFoundError, CheckpointError):
         pass  # not there, or left incomplete by a run that was killed
-    try:
-        return Path(snapshot_download(**wanted))
-    except Exception as e:  # the hub's client has no common class for its errors
-        reason = (str(e).strip().splitlines() or [""])[0][:200]
-        raise CheckpointError(
-            f"{model.repo} is not in the hub's cache and cannot be fetched ({type(e).__name__}: {reason}): run once "
-            "with a network, or give a folder with backbone.path=DIR"
-        ) from e
+    fix = "run once with a network, or give a folder with backbone.path=DIR"
+    return snapshot(model.repo, PATTERNS, fix, model.revision, error=CheckpointError)
 
 
 def load_thinker(folder: Path, dtype: torch.dtype) -> Qwen2_5OmniThinkerForConditionalGeneration:
