@@ -1,0 +1,1 @@
+"""The backdoor audit: models with known backdoors, their clean twins, and detectors that are measured on both."""
