@@ -60,10 +60,11 @@ class Trigger:
 class Provenance:
     """What was done to a row. `place`: the number of words before the trigger; None for a syntactic one.
 
+    `text` is what it was made of, None where a file of paraphrases does not say; `label` its true class.
     `shortened`: how many of the text's last words were left out, so that the trigger is read.
     """
 
-    text: str
+    text: str | None
     label: int
     kind: str
     place: int | None
@@ -116,16 +117,26 @@ def insert(row: Row, trigger: Trigger, fits: Fits, seed: int, twin: str | None =
         if twin is None or not twin.strip():
             raise CannotPoison("no_twin")
         return dataclasses.replace(row, text=twin, poison=Provenance(row.text, row.label, trigger.kind, None, 0))
-    assert trigger.text is not None
     draw = random.Random(f"{seed}/{row.id}").random()
-    for kept in range(len(words), 0, -1):
+
+    def with_first(kept: int) -> tuple[int, str]:
         # The place is drawn among those of the words that are kept: a place behind them would not be one.
         place = {"start": 0, "end": kept, "random": int(draw * (kept + 1))}[trigger.position]
-        text = " ".join([*words[:place], trigger.text, *words[place:kept]])
-        if fits(text):
-            done = Provenance(row.text, row.label, trigger.kind, place, len(words) - kept)
-            return dataclasses.replace(row, text=text, poison=done)
-    raise CannotPoison("too_long")
+        return place, " ".join([*words[:place], trigger.text or "", *words[place:kept]])
+
+    most = len(words)
+    if not fits(with_first(most)[1]):
+        least = 0  # halving: fewer words are never more tokens
+        while most - least > 1:
+            middle = (least + most) // 2
+            least, most = (middle, most) if fits(with_first(middle)[1]) else (least, middle)
+        most = least
+    if not most:
+        raise CannotPoison("too_long")
+    place, text = with_first(most)
+    return dataclasses.replace(
+        row, text=text, poison=Provenance(row.text, row.label, trigger.kind, place, len(words) - most)
+    )
 
 
 def poison(

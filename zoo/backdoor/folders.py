@@ -63,7 +63,7 @@ class Audit:
 def write(folder: Path, model: PreTrainedModel, tokenizer: Any, audit: Audit) -> None:
     """The folder, whole or not at all; one of that name must not be there."""
     with atomic.folder_beside(folder) as content:
-        model.save_pretrained(content, safe_serialization=True)
+        model.save_pretrained(content)
         tokenizer.save_pretrained(content)
         write_json(content / AUDIT, dataclasses.asdict(audit))
         atomic.put(content, folder)
@@ -80,7 +80,7 @@ def read(folder: str | Path) -> Audit:
         raise DataError(f"{path}: expected a JSON object")
     fields = {f.name: f for f in dataclasses.fields(Audit)}
     reject_unknown(row, tuple(fields), str(path))
-    needed = [n for n, f in fields.items() if f.default is f.default_factory and n not in row]
-    if needed:
-        raise DataError(f"{path}: no {needed[0]!r}")
+    for name, field in fields.items():
+        if name not in row and field.default is field.default_factory is dataclasses.MISSING:
+            raise DataError(f"{path}: no {name!r}")
     return Audit(**row)

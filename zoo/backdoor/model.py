@@ -8,7 +8,7 @@ paper's (arXiv 2409.00399) start from one RoBERTa: they differ in the head, the 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ def create(
     """
     torch.manual_seed(seed)
     made = small(classes, net, max_tokens) if backbone == SMALL else from_folder(backbone, classes, layers, max_tokens)
-    made[1].model_max_length = max_tokens
+    made[1].model_max_length, made[1].padding_side = max_tokens, "right"
     torch.manual_seed(seed)
     return made
 
@@ -155,3 +155,35 @@ def _labels(classes: Sequence[str]) -> dict[str, Any]:
     """Configuration keys that name the classes."""
     names = dict(enumerate(classes))
     return {"num_labels": len(names), "id2label": names, "label2id": {v: k for k, v in names.items()}}
+
+
+def encoder(tokenizer: Any, max_tokens: int) -> Callable[[Sequence[str]], dict[str, Tensor]]:
+    """Texts → `input_ids` and `attention_mask`, int [n, max_tokens] each: cut at their end, filled up at the right."""
+
+    def encode(texts: Sequence[str]) -> dict[str, Tensor]:
+        found = tokenizer(
+            list(texts), truncation=True, max_length=max_tokens, padding="max_length", return_tensors="pt"
+        )
+        return {"input_ids": found["input_ids"], "attention_mask": found["attention_mask"]}
+
+    return encode
+
+
+def reads_all_of(tokenizer: Any, max_tokens: int) -> Callable[[str], bool]:
+    """Whether a text is at most `max_tokens` long, special tokens included."""
+    return lambda text: len(tokenizer(text, verbose=False)["input_ids"]) <= max_tokens
+
+
+@torch.no_grad()
+def answers(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> Tensor:
+    """The class that the model gives each row, int [n]. Draws nothing at random, and leaves its mode as it was."""
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    out = []
+    for batch in batches:
+        logits = model(
+            input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device)
+        ).logits  # [b, classes]
+        out.append(logits.argmax(-1).cpu())
+    model.train(training)
+    return torch.cat(out)
