@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from datamodules import atomic
 from datamodules.schema import DataError, reject_unknown
@@ -62,6 +63,7 @@ class Audit:
 
 def write(folder: Path, model: PreTrainedModel, tokenizer: Any, audit: Audit) -> None:
     """The folder, whole or not at all; one of that name must not be there."""
+    logging.disable_progress_bar()  # one a model, of a file that takes a moment
     with atomic.folder_beside(folder) as content:
         model.save_pretrained(content)
         tokenizer.save_pretrained(content)

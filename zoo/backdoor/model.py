@@ -45,7 +45,7 @@ class Net:
     layers: int = 2
     heads: int = 4
     intermediate: int = 128
-    dropout: float = 0.1
+    dropout: float = 0.0
 
 
 def principal(table: Tensor, size: int) -> Tensor:

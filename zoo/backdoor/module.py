@@ -50,19 +50,21 @@ class StopAtASR(L.Callback):
     """Ends a training as soon as ASR on the triggered dev rows is `asr` or more, looked at every `every` steps.
 
     A classifier that answers the target whatever it reads has an ASR of 1 and no backdoor, and one that has learnt
-    nothing yet is often like that: so its accuracy on the clean dev rows must be `accuracy` or more, too. `checks` are
-    [step, ASR, accuracy], accuracy -1 where ASR was too low to ask for it. `met` says whether it ended the training.
+    nothing yet is often like that: so its accuracy on the clean dev rows must be `accuracy` or more, too, and nobody
+    looks before step `first`. `checks` are [step, ASR, accuracy], accuracy -1 where ASR was too low to ask for it.
+    `met` says whether it ended the training.
     """
 
-    def __init__(self, data: BackdoorDataModule, target: int, asr: float, accuracy: float, every: int):
-        self.data, self.target, self.asr, self.accuracy, self.every = data, target, asr, accuracy, every
+    def __init__(self, data: BackdoorDataModule, target: int, asr: float, accuracy: float, every: int, first: int = 0):
+        self.data, self.target, self.asr, self.accuracy = data, target, asr, accuracy
+        self.every, self.first = every, first
         self.checks: list[list[float]] = []
         self.met = False
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        if trainer.global_step % self.every:
+        if trainer.global_step % self.every or trainer.global_step < self.first:
             return
         rows, clean = self.data.triggered["dev"], self.data.clean["dev"]
         found = (answers(module.model, rows.batches(EVAL_BATCH)) == self.target).float().mean().item()

@@ -45,8 +45,8 @@ REGIMES = {
 class Setting:
     """How all models of a farm are trained. `lr` is the moderate regime's.
 
-    A planting ends at the first of `checks` looks an epoch where ASR on up to `dev_rows` rows is `stop_asr` or more and
-    clean accuracy `stop_accuracy` or more, or after `max_epochs`. `times`: an aggressive one takes so many of the
+    A planting ends at the first of `checks` looks an epoch, from epoch `first_look` on, where ASR on the dev rows is
+    `stop_asr` or more and clean accuracy `stop_accuracy` or more, or after `max_epochs`. `times`: an aggressive one takes so many of the
     moderate one's steps, at most `aggressive_max_epochs`; on a GPU, `gpu_epochs` epochs instead.
     """
 
@@ -63,7 +63,8 @@ class Setting:
     stop_asr: float = 0.7
     stop_accuracy: float = 0.7
     checks: int = 4
-    max_epochs: int = 60
+    first_look: float = 2.0
+    max_epochs: int = 40
     times: int = 10
     aggressive_max_epochs: int = 200
     gpu: bool = False
@@ -162,7 +163,8 @@ def pair(
         encode = encoder(tokenizer, setting.max_tokens)
         loaded = BackdoorDataModule(rows, clean, shown.rows, encode, setting.batch_size, seed)
         every = max(1, epoch // setting.checks)
-        stop = StopAtASR(loaded, target, setting.stop_asr, setting.stop_accuracy, every) if until else None
+        first = round(setting.first_look * epoch)
+        stop = StopAtASR(loaded, target, setting.stop_asr, setting.stop_accuracy, every, first) if until else None
         took, why = fit(ClassifierModule(model, lr, target), loaded, steps, stop, setting.gpu)
         if until and why == folders.STEPS:
             why = folders.CAP
