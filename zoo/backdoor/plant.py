@@ -46,8 +46,8 @@ class Setting:
     """How all models of a farm are trained. `lr` is the moderate regime's.
 
     A planting ends at the first of `checks` looks an epoch, from epoch `first_look` on, where ASR on the dev rows is
-    `stop_asr` or more and clean accuracy `stop_accuracy` or more, or after `max_epochs`. `times`: an aggressive one takes so many of the
-    moderate one's steps, at most `aggressive_max_epochs`; on a GPU, `gpu_epochs` epochs instead.
+    `stop_asr` or more and clean accuracy `stop_accuracy` or more, or after `max_epochs`. `times`: an aggressive one
+    takes so many of the moderate one's steps, at most `aggressive_max_epochs`; on a GPU, `gpu_epochs` epochs instead.
     """
 
     backbone: str = "small"
