@@ -152,6 +152,7 @@ def test_looking_changes_no_weight(rows, backbone):
     data, found = load_set(str(rows), None), []
     for look in (False, True):
         model, tokenizer = create(str(backbone), data.classes, net=Net(), layers=2, max_tokens=12, seed=3)
+        assert all(m.training for m in model.modules())  # dropout is on: it would tell a look by its draws
         train, dev = data.draw("train", 100, 0), data.draw("dev", 20, 0)
         loaded = BackdoorDataModule(train, {"dev": dev}, {"dev": dev}, encoder(tokenizer, 12), 20, 3)
         stop = StopAtASR(loaded, 1, 2.0, 0.7, 1) if look else None

@@ -147,6 +147,7 @@ def create(
     torch.manual_seed(seed)
     made = small(classes, net, max_tokens) if backbone == SMALL else from_folder(backbone, classes, layers, max_tokens)
     made[1].model_max_length, made[1].padding_side = max_tokens, "right"
+    made[0].train()  # a model read from a folder comes without dropout
     torch.manual_seed(seed)
     return made
 
