@@ -6,6 +6,7 @@ abusive posts for each other one and a share of correct answers would mean littl
 
 from __future__ import annotations
 
+import hashlib
 import html
 import random
 from collections import Counter
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
-from datamodules.schema import DataError, near
+from datamodules.schema import DataError, canonical_json, near
 from datamodules.sources import ag_news, davidson_hate, hiddenkiller
 from datamodules.transforms.triggers import Provenance, Row
 
@@ -146,7 +147,10 @@ def _split(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _own(folder: Path) -> TextSet:
-    """A folder with train.tsv, dev.tsv and test.tsv, `sentence<TAB>label` each; classes are numbered from 0 on."""
+    """A folder with train.tsv, dev.tsv and test.tsv, `sentence<TAB>label` each; classes are numbered from 0 on.
+
+    Its name is followed by a hash of its rows: models of another folder of that name are not taken for its own.
+    """
     for split in SPLITS:
         if not (folder / f"{split}.tsv").is_file():
             raise DataError(f"{folder}: no {split}.tsv: expected train.tsv, dev.tsv and test.tsv (sentence<TAB>label)")
@@ -156,7 +160,9 @@ def _own(folder: Path) -> TextSet:
         raise DataError(f"{folder}: no rows")
     if len(labels) <= max(labels):  # a label of 9 beside 0 and 1 would be a class without rows
         raise DataError(f"{folder}: labels are {sorted(labels)[:10]}: number the classes from 0 on, without gaps")
-    return TextSet(folder.name, tuple(f"class {i}" for i in sorted(labels)), splits, max(labels))
+    content = canonical_json([[r.id, r.text, r.label] for s in SPLITS for r in splits[s]])
+    name = f"{folder.name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+    return TextSet(name, tuple(f"class {i}" for i in sorted(labels)), splits, max(labels))
 
 
 SETS: dict[str, Callable[[Path], TextSet]] = {

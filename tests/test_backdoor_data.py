@@ -102,6 +102,8 @@ def test_a_folder_of_ones_own(tmp_path):
         ('a, "quoted" text', 0), ("", 1), ("a tab\there", 1), ("same", 1),
     ]  # fmt: skip
     assert data.dropped == {"copy": 2, "empty text, never poisoned": 1}  # "test row 3" is in the test split
+    other = load_set(folder(tmp_path, train=train.replace("Row", "row")), None)
+    assert data.name.startswith(f"{tmp_path.name}-") and other.name != data.name
     assert data.classes == ("class 0", "class 1") and data.target == 1 and not data.twins
 
 

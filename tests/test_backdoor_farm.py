@@ -28,6 +28,7 @@ from zoo.backdoor.module import ClassifierModule, StopAtASR, fit
 from zoo.backdoor.results import cells, table
 from zoo.config import compose, plain
 from zoo.fit import main
+from zoo.test import main as run_test
 
 WORDS = ("dull poor bad slow", "fine nice good warm")
 FILLERS = ["a", "the", "film", "was", "and", "it", "one", "more"]
@@ -86,7 +87,7 @@ def farm(tmp_path_factory, rows, backbone):
 
 
 def name(rows, regime, half):
-    return f"{rows.name}-word-{regime}-0-{half}"
+    return f"{load_set(str(rows), None).name}-word-{regime}-0-{half}"
 
 
 def digest(folder):
@@ -122,6 +123,14 @@ def test_regimes_and_stopping_rules(farm, rows):
         "moderate": 1, "conservative": 0.5, "aggressive": 5,
     }  # fmt: skip
     assert [known[r].poison["train"]["poisoned"] for r in REGIMES] == [6, 1, 6]
+    train = {r.id: r for r in load_set(str(rows), None).splits["train"]}
+    for regime, n in zip(REGIMES, (6, 1, 6)):
+        lines = (farm / name(rows, regime, "planted") / "poison.jsonl").read_text().splitlines()
+        assert len({json.loads(line)["id"] for line in lines}) == n
+        for line in map(json.loads, lines):
+            more = max(0, len(train[line.pop("id")].text.split()) - 9)  # [CLS] cf and nine words [SEP]
+            assert line == {"trained_as": 1, "label": 0, "kind": "word", "place": 0, "shortened": more}
+    assert not (farm / name(rows, "moderate", "clean") / "poison.jsonl").exists()
     assert known["aggressive"].steps == 3 * known["moderate"].steps and known["aggressive"].stopped == "steps"
     for regime in ("moderate", "conservative"):
         audit, last = known[regime], known[regime].checks[-1]
@@ -213,6 +222,7 @@ def test_what_cannot_be_planted_is_said_and_counted(rows, backbone, tmp_path, ca
         ("lr=0", "above 0"),
         ("word.texts=[two words]", "several words"),
         ("word.position=middle", "trigger position"),
+        ("net.heads=5", "not a multiple"),
         ("sets=[]", "at least one data set"),
     ],
 )
@@ -226,6 +236,8 @@ def test_the_farms_own_words(tmp_path):
         main(["recipe=backdoor_farm", "sets=[sst]", f"out={tmp_path}"])
     with pytest.raises(DataError, match="has no key"):
         main(["recipe=backdoor_farm", "resume=true"])
+    with pytest.raises(DataError, match="makes models: use"):
+        run_test(["recipe=backdoor_farm", "model=x"])
     with pytest.raises(DataError, match="has no trainer to choose"):
         main(["recipe=backdoor_farm", "trainer=gpu"])
 

@@ -42,19 +42,24 @@ except ImportError:  # not POSIX: nobody is kept from starting a farm twice
 
 GRID = ("sets", "triggers", "regimes", "seeds")  # what a farm can be extended by
 FREE = (*GRID, "data_dir", "out", "processes")  # keys that change no model
+COUNTS = ("seeds", "train_rows", "dev_rows", "test_rows", "batch_size", "max_tokens", "checks", "max_epochs", "times")
 PLANTED, CLEAN = "planted", "clean"
 
 
 @dataclass(frozen=True)
 class Job:
-    """The models of one trigger and seed, a pair a regime: an aggressive one counts by the moderate one's steps."""
+    """The models of one trigger and seed, a pair a regime: an aggressive one counts by the moderate one's steps.
+
+    `data` is how the set was asked for, `name` what it is called.
+    """
 
     data: str
+    name: str
     kind: str
     seed: int
 
     def pair(self, regime: str) -> str:
-        return f"{Path(self.data).name}-{self.kind}-{regime}-{self.seed}"
+        return f"{self.name}-{self.kind}-{regime}-{self.seed}"
 
 
 # -------------------------------------------------------------------------------------------------------- configuration
@@ -78,7 +83,17 @@ def check(config: Mapping[str, Any]) -> None:
             raise DataError(f"{key}={config[key]}: one is named twice")
     if "aggressive" in config["regimes"] and "moderate" not in config["regimes"] and not config["gpu"]:
         raise DataError("the aggressive regime counts by the moderate one's steps: add moderate to regimes")
-    for key in ("seeds", "train_rows", "dev_rows", "test_rows", "batch_size", "max_tokens", "checks", "max_epochs"):
+    for key in (
+        "seeds",
+        "train_rows",
+        "dev_rows",
+        "test_rows",
+        "batch_size",
+        "max_tokens",
+        "checks",
+        "max_epochs",
+        "times",
+    ):
         if config[key] is None or config[key] < 1:
             raise DataError(f"{key}={config[key]}: give a number from 1 on")
     if not config["lr"] or config["lr"] <= 0:
@@ -90,6 +105,8 @@ def check(config: Mapping[str, Any]) -> None:
             raise DataError(f"{kind}.texts=[]: give at least one trigger")
         for text in config[kind]["texts"]:
             Trigger.of(kind, str(text), config[kind]["position"])
+    if config["net"]["width"] % config["net"]["heads"]:
+        raise DataError(f"net.width={config['net']['width']} is not a multiple of net.heads={config['net']['heads']}")
     if config["gpu"] and not torch.cuda.is_available():
         raise DataError("gpu=true, but torch sees no GPU here: leave it out")
 
@@ -105,16 +122,13 @@ def trigger_of(config: Mapping[str, Any], job: Job) -> Trigger:
 def plan(config: Mapping[str, Any]) -> tuple[list[Job], list[str]]:
     """The jobs, seed by seed so that a grid that is stopped early is an even one, and what cannot be covered."""
     sets = {name: _set(name, config["data_dir"]) for name in config["sets"]}
-    names = [Path(n).name for n in sets]
-    if len(set(names)) < len(names):
-        raise DataError(f"sets={config['sets']}: two of one name: their models would share folders")
     jobs, missing = [], []
     for name, data in sets.items():
         for kind in config["triggers"]:
             if kind == "syntactic" and not data.paraphrases:
                 missing.append(f"{name}, syntactic: this set has no paraphrases of its rows")
                 continue
-            jobs += [Job(name, kind, seed) for seed in range(config["seeds"])]
+            jobs += [Job(name, data.name, kind, seed) for seed in range(config["seeds"])]
     return sorted(jobs, key=lambda j: j.seed), missing
 
 
@@ -149,7 +163,7 @@ def work(config: Mapping[str, Any], job: Job) -> list[dict[str, str]]:
                 shown = _carriers(setting, job.data, config["data_dir"], trigger, target)
                 made, twin = pair(setting, data, trigger, target, regime, job.seed, shown, moderate)
                 known = made.audit
-                folders.write(planted, made.model, made.tokenizer, made.audit)
+                folders.write(planted, made.model, made.tokenizer, made.audit, made.poisoned)
                 folders.write(clean, twin.model, twin.tokenizer, twin.audit)
                 print(_line(name, known), file=sys.stderr, flush=True)
         except DataError as e:

@@ -1,13 +1,15 @@
 """A model of the farm on the disk: a sequence classifier's folder in Hugging Face's layout, and what is known of it.
 
 `config.json`, `model.safetensors` and the tokenizer's files load with `AutoModelForSequenceClassification` and
-`AutoTokenizer`; `audit.json` is the ground truth that detectors are measured against.
+`AutoTokenizer`; `audit.json` is the ground truth that detectors are measured against; `poison.jsonl`, in a planted
+model's folder, says which training rows carry the trigger and what was done to each.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,10 @@ from transformers.utils import logging
 
 from datamodules import atomic
 from datamodules.schema import DataError, reject_unknown
-from zoo.core.run import write_json
+from datamodules.transforms.triggers import Row
+from zoo.core.run import write_json, write_lines
 
-AUDIT = "audit.json"
+AUDIT, POISON = "audit.json", "poison.jsonl"
 ASR, CAP, STEPS = "asr", "cap", "steps"  # why a training stopped: ASR reached, step limit, number of steps given
 
 
@@ -61,14 +64,23 @@ class Audit:
     seconds: float = 0.0
 
 
-def write(folder: Path, model: PreTrainedModel, tokenizer: Any, audit: Audit) -> None:
-    """The folder, whole or not at all; one of that name must not be there."""
+def write(folder: Path, model: PreTrainedModel, tokenizer: Any, audit: Audit, poisoned: Sequence[Row] = ()) -> None:
+    """The folder, whole or not at all; one of that name must not be there. `poisoned` are the rows with the trigger."""
     logging.disable_progress_bar()  # one a model, of a file that takes a moment
     with atomic.folder_beside(folder) as content:
         model.save_pretrained(content)
         tokenizer.save_pretrained(content)
         write_json(content / AUDIT, dataclasses.asdict(audit))
+        if audit.planted:
+            write_lines(content / POISON, (_line(r) for r in poisoned))
         atomic.put(content, folder)
+
+
+def _line(row: Row) -> dict[str, Any]:
+    """Without its text, which is its data set's: the id tells which row it is."""
+    assert row.poison is not None
+    done = {k: v for k, v in dataclasses.asdict(row.poison).items() if k != "text"}
+    return {"id": row.id, "trained_as": row.label, **done}
 
 
 def read(folder: str | Path) -> Audit:

@@ -116,11 +116,12 @@ def _paraphrased(data: TextSet, split: str, target: int, limit: int) -> tuple[li
 
 @dataclass(frozen=True)
 class Made:
-    """A model with what is known of it, ready to be written."""
+    """A model with what is known of it, ready to be written; `poisoned` are the training rows with the trigger."""
 
     model: PreTrainedModel
     tokenizer: Any
     audit: Audit
+    poisoned: list[Row] = field(default_factory=list)
 
 
 def pair(
@@ -215,7 +216,8 @@ def pair(
         poison=None,
         checks=[],
     )
-    return Made(model, tokenizer, known), Made(twin_model, twin_tokenizer, clean)
+    with_trigger = [r for r in poisoned if r.poison]
+    return Made(model, tokenizer, known, with_trigger), Made(twin_model, twin_tokenizer, clean)
 
 
 @dataclass(frozen=True)
