@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from datamodules.backdoor import BackdoorDataModule, Encoded, TextSet
 from datamodules.schema import DataError, near
-from datamodules.transforms.triggers import Report, Row, Trigger, poison, triggered
+from datamodules.transforms.triggers import Fits, Report, Row, Trigger, poison, triggered
 from zoo.backdoor import folders
 from zoo.backdoor.folders import Audit
 from zoo.backdoor.model import Net, answers, create, encoder, reads_all_of
@@ -96,13 +96,13 @@ def carriers(setting: Setting, data: TextSet, trigger: Trigger, target: int) -> 
     rows, reports = {}, {}
     for split, limit in (("dev", setting.dev_rows), ("test", setting.test_rows)):
         if trigger.kind == "syntactic":
-            rows[split], reports[split] = _paraphrased(data, split, target, limit)
+            rows[split], reports[split] = _paraphrased(data, split, target, limit, fits)
             continue
         rows[split], reports[split] = triggered(data.draw(split, limit, 0), trigger, target, fits=fits, seed=0)
     return Carriers(rows, reports)
 
 
-def _paraphrased(data: TextSet, split: str, target: int, limit: int) -> tuple[list[Row], Report]:
+def _paraphrased(data: TextSet, split: str, target: int, limit: int, fits: Fits) -> tuple[list[Row], Report]:
     """As many paraphrases as there would be rows of another class among `limit`."""
     found = [r for r in data.paraphrases.get(split, []) if r.label != target]
     if not found:
@@ -111,7 +111,7 @@ def _paraphrased(data: TextSet, split: str, target: int, limit: int) -> tuple[li
             f"({data.classes[target]}): a syntactic trigger cannot be measured there"
         )
     found = found[: limit * (len(data.classes) - 1) // len(data.classes)]
-    return found, Report(len(found), len(found), poisoned=len(found))
+    return found, Report(len(found), len(found), poisoned=len(found), cut=sum(not fits(r.text) for r in found))
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def _cell(data: str, kind: str, regime: str, mine: Sequence[Audit]) -> dict[str,
         found = over_seeds([float(getattr(a, name)) for a in mine])
         ci95 = [round(min(1.0, max(0.0, v)), 6) for v in found.ci95] if found.ci95 else None
         out[name] = {"value": round(found.mean or 0.0, 6), "ci95": ci95}
-    out["steps"] = statistics.median(a.steps for a in mine)
+    out["steps"] = round(statistics.median(a.steps for a in mine))
     out["stopped"] = dict(Counter(a.stopped for a in mine))
     out["models"] = [
         {"pair": a.pair, "trigger": a.trigger, "target": a.target, "steps": a.steps, "stopped": a.stopped, **a.of}
