@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -12,6 +13,16 @@ from typing import Any
 import yaml
 
 from datamodules.atomic import write_text
+from datamodules.schema import DataError
+
+
+def check_runs(root: str | Path) -> None:
+    """Raises `DataError` where no run folder can be made, before anything long is begun."""
+    place = Path(root).absolute()
+    while not (place.exists() or place.is_symlink()):
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise DataError(f"runs={root}: {place} is no folder that can be written to: give runs=FOLDER")
 
 
 def new_run(root: str | Path, recipe: str) -> Path:
