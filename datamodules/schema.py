@@ -137,8 +137,9 @@ class Policy:
             if id is None:
                 raise DataError(f"{where}: entry {n} has no id")
             entries.append(PolicyEntry(id, name or id, description or ""))
+        name = _words(raw.get("name"), f"{where}: name") or "policy"
         try:
-            return cls(_words(raw.get("name"), f"{where}: name") or "policy", tuple(entries))
+            return cls(name, tuple(entries))
         except DataError as e:
             raise DataError(f"{where}: {e}") from e
 

@@ -1,6 +1,7 @@
 """zoo/predict.py: verdict lines, error lines, exit codes."""
 
 import errno
+import io
 import json
 import os
 import subprocess
@@ -196,6 +197,16 @@ def test_a_reader_that_stops_early(tmp_path):
     command.stdout.close()
     err = command.stderr.read().decode()
     assert command.wait() == 141 and "Broken pipe" not in err and "Traceback" not in err
+
+
+def test_output_is_utf8_in_every_language(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    said = {"id": "é→火", "path": "a\udcff.png"}
+    with pytest.raises(SystemExit) as e:
+        cli.run(lambda a: print(json.dumps(said, ensure_ascii=False)) or 0)
+    raw = out.buffer.getvalue().decode("utf-8")
+    assert e.value.code == 0 and json.loads(raw) == said and "é→火" in raw
 
 
 def test_help_of_commands_that_take_words(capsys, monkeypatch):

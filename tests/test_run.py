@@ -1,11 +1,13 @@
 """zoo/core/run.py: where a run is written is looked at before anything long is begun."""
 
+import json
+
 import pytest
 
 from datamodules.schema import DataError
 from zoo import fit
 from zoo import test as command
-from zoo.core.run import check_runs, new_run
+from zoo.core.run import check_runs, new_run, write_lines
 
 
 def test_places_for_runs(tmp_path, monkeypatch):
@@ -31,3 +33,10 @@ def test_commands_look_first(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="give runs=FOLDER"):
         command.main([*arguments, "model=omniguard-tiny"])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+def test_lines_with_names_that_are_no_text(tmp_path):
+    rows = [{"id": "é", "error": "a\udcff.png: no such file"}]
+    write_lines(tmp_path / "errors.jsonl", rows)
+    text = (tmp_path / "errors.jsonl").read_text(encoding="utf-8")
+    assert [json.loads(line) for line in text.splitlines()] == rows and "é" in text

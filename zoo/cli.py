@@ -25,6 +25,8 @@ def run(main: Callable[[list[str]], int], usage: str | None = None) -> None:
     would take another code for a crash, and kill the main process before it has said what is wrong.
     """
     quiet()
+    if hasattr(sys.stdout, "reconfigure"):  # JSON is UTF-8, whatever the terminal's language; \udcff is JSON, too
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     if usage is not None and {"-h", "--help"} & set(sys.argv[1:]):
         print(usage.strip())
         sys.exit(0)

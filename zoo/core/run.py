@@ -49,8 +49,9 @@ def write_yaml(path: Path, value: Any) -> None:
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """One JSON object a line; whole or not at all."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    """One JSON object a line; whole or not at all. Bytes of a file's name that are no text are written as escapes."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text(path, text.encode(errors="backslashreplace").decode())
 
 
 def finish_test(
