@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import sys
 import warnings
 from collections.abc import Callable
@@ -55,12 +56,14 @@ def run(main: Callable[[list[str]], int], usage: str | None = None) -> None:
 
 def _nobody_reads() -> bool:
     """Whether standard output has lost its reader. What is still to be written then goes nowhere."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    if not hasattr(select, "poll"):  # not POSIX
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def said(error: DataError) -> str:
