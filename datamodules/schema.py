@@ -48,9 +48,9 @@ def reject_unknown(row: dict[str, Any], known: tuple[str, ...], what: str) -> No
             raise DataError(f"{what}: unknown field {shown(key)}{near(str(key), known)}")
 
 
-def shown(value: Any) -> str:
-    """`value` as an error shows it: on one line, and cut where it is long."""
-    text = repr(value)
+def shown(value: Any, quotes: bool = True) -> str:
+    """`value` as an error shows it: on one line, and cut where it is long. Text may go without its quotes."""
+    text = repr(value) if quotes else repr(value)[1:-1]
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text)} characters)"
 
 
@@ -400,7 +400,7 @@ def _part(raw: Any, root: str | Path, where: str, files: bool) -> Part:
             raise DataError(f"{where}: `{switch}` must be true or false, got {shown(raw[switch])}")
     path = inside(root, name, where)
     if files and not os.path.isfile(path):  # Path.is_file raises for a name that is too long
-        raise DataError(f"{where}: {shown(name)[1:-1]}: no such file under {Path(root)}")
+        raise DataError(f"{where}: {shown(name, quotes=False)}: no such file under {Path(root)}")
     return Part(kind, path=str(path), sound=raw.get("sound", True), frames=raw.get("frames", True))
 
 
@@ -412,7 +412,7 @@ def inside(root: str | Path, name: str, where: str) -> Path:
     except (ValueError, OSError, RuntimeError) as e:  # a NUL character, a loop of links
         raise DataError(f"{where}: {shown(name)}: not a usable path: {e}") from e
     if path != root and root not in path.parents:
-        raise DataError(f"{where}: {shown(name)[1:-1]}: lies outside {root}: move the file or set data_dir")
+        raise DataError(f"{where}: {shown(name, quotes=False)}: lies outside {root}: move the file or set data_dir")
     return path
 
 
