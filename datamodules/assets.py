@@ -70,7 +70,12 @@ def zoo_home() -> Path:
     if home:
         return Path(home).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "guardrail-zoo"
+    if cache:
+        return Path(cache) / "guardrail-zoo"
+    try:
+        return Path.home() / ".cache" / "guardrail-zoo"
+    except RuntimeError as e:  # a container's user without a name and without HOME
+        raise AssetError("this user has no home folder to keep files in: set ZOO_HOME to a folder") from e
 
 
 def asset_hash(name: str) -> str:

@@ -39,9 +39,14 @@ class DiskFullError(DataError):
 def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     """A binary file that takes the place of `path` when the block ends; after an exception `path` is as before.
 
-    Raises `DiskFullError` where the disk is full.
+    A device or a pipe (/dev/null, /dev/stdout) is written to: a file in its place would break it for everybody. Raises
+    `DiskFullError` where the disk is full.
     """
     path = Path(path)
+    if is_device(path):
+        with open(path, "wb") as f:
+            yield f
+        return
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{FILE}")
     try:
         with _disk_of(path), open(_create_locked(temporary), "wb") as f:
@@ -56,6 +61,12 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def is_device(path: Path) -> bool:
+    """Whether `path` is no place for a file: a device, a pipe, or /dev/stdout, which may be a link to a file."""
+    link = path.is_symlink() and path.absolute().parent in (Path("/dev"), Path("/dev/fd"))
+    return path.exists() and (link or not (path.is_file() or path.is_dir()))
 
 
 @contextlib.contextmanager

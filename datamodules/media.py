@@ -43,6 +43,9 @@ _IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _SOUNDFILE = ("wav", "flac", "ogg", "mp3", "aiff")
 _DECORD = ("mov", "matroska")  # elsewhere (AVI, MPEG) its time stamps, and with them its seeks, are not reliable
 _SOUND_RATES = (1_000, 768_000)  # Hz; outside it is a damaged header
+# Of float samples, whose full scale is 1. Far above it a mel spectrum's squares are no numbers any more, and neither
+# are the answers about whatever shares a batch with the sound.
+_MAX_AMPLITUDE = 100.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +108,7 @@ def read_audio(
     """A sound, or a clip's sound track, as float32 [samples] at `rate` Hz: the mean of its channels, in about [-1, 1].
 
     `start` and `seconds` cut; without `seconds` it is read to the end. Raises `MediaError` also when there is no sound
-    in that span, and when the span is longer than `limits.max_seconds`.
+    in that span, when the span is longer than `limits.max_seconds`, and for samples far above full scale.
     """
     kind = check_file(path, limits)
     if kind in _SOUNDFILE or Path(path).suffix.lower() == ".mp3":  # an MP3 may start with anything
@@ -191,6 +194,9 @@ def _declared_seconds(container: Any, stream: Any) -> float:
 def _resample(wave: np.ndarray, source_rate: int, rate: int, path: str | Path) -> torch.Tensor:
     if not np.isfinite(wave).all():
         raise error(path, "samples that are not finite numbers")
+    peak = float(np.abs(wave).max(initial=0.0))
+    if peak > _MAX_AMPLITUDE:
+        raise error(path, f"samples up to {peak:.3g}, and full scale is 1: divide them, or save 16-bit samples")
     sound = torch.from_numpy(np.ascontiguousarray(wave, np.float32))  # [samples]
     if source_rate != rate:
         from torchaudio.functional import resample

@@ -15,11 +15,14 @@ from typing import Any
 
 import yaml
 
+from datamodules.policy_files import read_yaml
+
 PART_TYPES = ("text", "image", "audio", "video")
 ROLES = ("system", "user", "assistant", "tool")
 TARGETS = ("prompt", "response", "conversation", "trajectory")
 LABELS = ("yes", "no", "unknown")
 SPLITS = ("train", "val", "test")
+SHOWN = 200  # characters of a value that an error shows: a row may hold megabytes
 
 
 class DataError(ValueError):
@@ -32,7 +35,7 @@ class MediaError(DataError):
 
 def near(name: str, known: list[str] | tuple[str, ...]) -> str:
     """`; did you mean …?` for the closest known names, or the list of all of them when none is close."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    close = difflib.get_close_matches(name[:SHOWN], known, n=3, cutoff=0.6)
     if close:
         return "; did you mean " + " or ".join(repr(c) for c in close) + "?"
     return "; known: " + ", ".join(sorted(known))
@@ -42,7 +45,26 @@ def reject_unknown(row: dict[str, Any], known: tuple[str, ...], what: str) -> No
     """Raises `DataError` for the first key of `row` that is not in `known`."""
     for key in row:
         if key not in known:
-            raise DataError(f"{what}: unknown field {key!r}{near(str(key), known)}")
+            raise DataError(f"{what}: unknown field {shown(key)}{near(str(key), known)}")
+
+
+def shown(value: Any, quotes: bool = True) -> str:
+    """`value` as an error shows it: on one line, and cut where it is long. Text may go without its quotes."""
+    text = repr(value) if quotes else repr(value)[1:-1]
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text)} characters)"
+
+
+def _text(value: Any, what: str) -> str:
+    """Raises `DataError` for what is not text, or not text that can be written out."""
+    if not isinstance(value, str):
+        raise DataError(f"{what} must be text, got {type(value).__name__} {shown(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as e:
+        raise DataError(
+            f"{what} has half a surrogate pair (or bytes that are not UTF-8): write whole characters"
+        ) from e
+    return value
 
 
 # ---------------------------------------------------------------------------------------------------------- policy
@@ -109,12 +131,15 @@ class Policy:
             if not isinstance(e, dict):
                 raise DataError(f"{where}: entry {n} must be a mapping with id, name and description")
             reject_unknown(e, ("id", "name", "description"), f"{where}: entry {n}")
-            if e.get("id") is None:
+            id, name, description = (
+                _words(e.get(k), f"{where}: entry {n}: {k}") for k in ("id", "name", "description")
+            )
+            if id is None:
                 raise DataError(f"{where}: entry {n} has no id")
-            id = str(e["id"])
-            entries.append(PolicyEntry(id, str(e.get("name") or id), str(e.get("description") or "")))
+            entries.append(PolicyEntry(id, name or id, description or ""))
+        name = _words(raw.get("name"), f"{where}: name") or "policy"
         try:
-            return cls(str(raw.get("name") or "policy"), tuple(entries))
+            return cls(name, tuple(entries))
         except DataError as e:
             raise DataError(f"{where}: {e}") from e
 
@@ -123,7 +148,7 @@ class Policy:
         """Reads a policy from YAML or JSON. Raises `DataError` naming the file."""
         path = Path(path)
         try:
-            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+            raw = read_yaml(path)
         except OSError as e:
             raise DataError(f"{path}: cannot read the policy: {e.strerror}") from e
         except (yaml.YAMLError, ValueError) as e:  # ValueError: not UTF-8, or a date such as 2024-13-99
@@ -131,6 +156,15 @@ class Policy:
             at = f" (line {mark.line + 1})" if mark else ""
             raise DataError(f"{path}: not a YAML policy{at}: {str(e).splitlines()[0]}") from e
         return cls.from_dict(raw, str(path))
+
+
+def _words(value: Any, what: str) -> str | None:
+    """A policy's word or number as text. YAML reads some words as something else: `no` is false, 1.10 is 1.1."""
+    if value is None or isinstance(value, str):
+        return None if value is None else _text(value, what)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise DataError(f"{what} is {shown(value)}, not text: put it in quotes")
 
 
 # ---------------------------------------------------------------------------------------------------------- sample
@@ -193,10 +227,19 @@ class Sample:
         id: str = "sample",
         **fields: Any,
     ) -> Sample:
-        """One user message (text first, then the media), with an optional assistant `response` after it."""
+        """One user message (text first, then the media), with an optional assistant `response` after it.
+
+        Media are files by their names. Raises `DataError` for a picture or a sound that is no file.
+        """
+        for what, value in (("text", text), ("response", response)):
+            if value is not None:
+                _text(value, what)
         parts = [Part("text", text=text)] if text is not None else []
         for kind, files in (("image", image), ("audio", audio), ("video", video)):
-            files = [] if files is None else [files] if isinstance(files, (str, Path)) else files
+            files = [] if files is None else files if isinstance(files, (list, tuple)) else [files]
+            for file in files:
+                if not isinstance(file, (str, Path)):
+                    raise DataError(f"{kind} is of type {type(file).__name__}: write it to a file and give its name")
             parts += [Part(kind, path=str(f)) for f in files]
         if not parts and response is None:
             raise DataError("nothing to judge: give text, image, audio, video or a response")
@@ -248,6 +291,18 @@ class Sample:
             return True
         return None
 
+    def label(self, id: str) -> bool | None:
+        """Whether entry `id` is broken: what its label says, or what follows from the verdict; None: unknown.
+
+        Safe under a policy: none of its entries is broken. Unsafe under a policy of one entry: that one is.
+        """
+        if (known := self.categories.get(id, "unknown")) != "unknown":
+            return known == "yes"
+        own = None if self.policy is None else self.policy.ids
+        if self.unsafe is False and (own is None or id in own):
+            return False
+        return True if self.unsafe and own is not None and tuple(own) == (id,) else None
+
     def to_dict(self) -> dict[str, Any]:
         """The manifest form: what `from_dict` reads."""
         messages = []
@@ -277,22 +332,24 @@ class Sample:
         """
         if not isinstance(row, dict):
             raise DataError(f"{where}: expected a JSON object, got {type(row).__name__}")
-        where = f"{where} (id {row['id']!r})" if "id" in row else where
+        where = f"{where} (id {shown(row['id'])})" if "id" in row else where
         reject_unknown(row, _FIELDS, where)
         for key in ("id", "messages"):
             if not row.get(key) and not (key == "id" and type(row.get(key)) is int):  # rows numbered from 0
                 raise DataError(f"{where}: `{key}` is required and must not be empty")
+        if type(row["id"]) is not int:
+            _text(row["id"], f"{where}: `id`")
         if not isinstance(row["messages"], list):
             raise DataError(f"{where}: `messages` must be a list")
         messages = tuple(_message(m, root, where, files) for m in row["messages"])
         unsafe = row.get("unsafe")
         if unsafe is not None and not isinstance(unsafe, bool):
-            raise DataError(f"{where}: `unsafe` must be true, false or null, got {unsafe!r}")
+            raise DataError(f"{where}: `unsafe` must be true, false or null, got {shown(unsafe)}")
         categories = row.get("categories") or {}
         if not isinstance(categories, dict):
             raise DataError(f"{where}: `categories` must map ids to yes, no or unknown")
         for id, label in categories.items():
-            _one_of(label, LABELS, f"{where}: category {id!r}")
+            _one_of(label, LABELS, f"{where}: category {shown(id)}")
         if unsafe is False and "yes" in categories.values():
             raise DataError(f"{where}: `unsafe` is false but a category is yes: correct one of them")
         for key in ("critique", "source", "group"):
@@ -319,7 +376,7 @@ class Sample:
 
 def _one_of(value: Any, known: tuple[str, ...], what: str) -> Any:
     if value not in known:
-        raise DataError(f"{what}: {value!r} is not one of {', '.join(known)}{near(str(value), known)}")
+        raise DataError(f"{what}: {shown(value)} is not one of {', '.join(known)}{near(str(value), known)}")
     return value
 
 
@@ -344,7 +401,7 @@ def _part(raw: Any, root: str | Path, where: str, files: bool) -> Part:
         reject_unknown(raw, ("type", "text"), f"{where}: text part")
         if not isinstance(raw.get("text"), str):
             raise DataError(f"{where}: a text part needs `text`")
-        return Part("text", text=raw["text"])
+        return Part("text", text=_text(raw["text"], f"{where}: a text"))
     known = ("type", "path", "sound", "frames") if kind == "video" else ("type", "path")
     reject_unknown(raw, known, f"{where}: {kind} part")
     name = raw.get("path")
@@ -352,10 +409,10 @@ def _part(raw: Any, root: str | Path, where: str, files: bool) -> Part:
         raise DataError(f"{where}: a part of type {kind} needs `path`")
     for switch in ("sound", "frames"):
         if not isinstance(raw.get(switch, True), bool):
-            raise DataError(f"{where}: `{switch}` must be true or false, got {raw[switch]!r}")
+            raise DataError(f"{where}: `{switch}` must be true or false, got {shown(raw[switch])}")
     path = inside(root, name, where)
     if files and not os.path.isfile(path):  # Path.is_file raises for a name that is too long
-        raise DataError(f"{where}: {name}: no such file under {Path(root)}")
+        raise DataError(f"{where}: {shown(name, quotes=False)}: no such file under {Path(root)}")
     return Part(kind, path=str(path), sound=raw.get("sound", True), frames=raw.get("frames", True))
 
 
@@ -365,9 +422,9 @@ def inside(root: str | Path, name: str, where: str) -> Path:
     try:
         path = (root / name).resolve()
     except (ValueError, OSError, RuntimeError) as e:  # a NUL character, a loop of links
-        raise DataError(f"{where}: {name!r}: not a usable path: {e}") from e
+        raise DataError(f"{where}: {shown(name)}: not a usable path: {e}") from e
     if path != root and root not in path.parents:
-        raise DataError(f"{where}: {name}: lies outside {root}: move the file or set data_dir")
+        raise DataError(f"{where}: {shown(name, quotes=False)}: lies outside {root}: move the file or set data_dir")
     return path
 
 

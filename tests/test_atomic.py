@@ -5,8 +5,10 @@ import fcntl
 import hashlib
 import os
 import resource
+import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import resume_runs
@@ -67,6 +69,19 @@ def test_it_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
         put(content, tmp_path / "f")
     assert [d.rsplit("content")[-1] for d in done[:-1]] == ["/deep", "/deep/x", ""] and done[-1] == str(tmp_path)
     assert names(tmp_path) == ["a", "f"] and names(tmp_path / "f") == ["deep"]
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    atomic.write_text(pipe, "one")
+    assert os.read(reader, 10) == b"one" and stat.S_ISFIFO(pipe.stat().st_mode) and names(tmp_path) == ["pipe"]
+    os.close(reader)
+    for path, device in (("/dev/null", True), ("/dev/stdout", True), (tmp_path / "gone", False), (tmp_path, False)):
+        assert atomic.is_device(Path(path)) is device
+    (tmp_path / "a").write_text("x")
+    assert not atomic.is_device(tmp_path / "a")
 
 
 @pytest.mark.parametrize("number", ["ENOSPC", "EDQUOT", "EFBIG"])

@@ -121,6 +121,52 @@ def test_a_threshold_changes_the_flag_and_nothing_else(guard):
             guard.moderate(samples, threshold=bad)
 
 
+def test_a_score_that_is_no_number_is_flagged():
+    """A guard whose weights diverged must not pass everything."""
+    guard = Guard(sharp(random_backbone("tokens")), ONE)
+    with torch.no_grad():
+        next(p for p in guard.backbone.lm.parameters() if p.dim() == 2).fill_(math.nan)
+    for threshold in (None, 1.0):
+        for verdict in (
+            guard.moderate(rows(1)[0], threshold=threshold),
+            guard.prefixes(rows(1)[0], threshold=threshold)[-1],
+        ):
+            assert math.isnan(verdict.score) and verdict.flagged and not verdict.valid
+            row = verdict.to_dict()
+            assert row["score"] is None and set(row["categories"].values()) == {None}
+            json.loads(json.dumps(row, allow_nan=False))
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ("hello", "str is not a sample: give zoo.Sample.of"),
+        (["hello"], "str is not a sample"),
+        (b"hello", "bytes is not a sample"),
+        (7, "int is not a sample"),
+        ({"id": "r", "messages": []}, "a dict is not a sample: give zoo.Sample.from_dict"),
+        ([rows(1)[0], {"id": "r"}], "a dict is not a sample"),
+    ],
+)
+def test_what_is_not_a_sample_is_named(guard, given, words):
+    for judge in (guard.moderate, guard.prefixes):
+        with pytest.raises(DataError, match=words):
+            judge(given)
+
+
+def test_calls_as_people_make_them(guard):
+    samples = rows(3)
+    assert guard.moderate(s for s in samples) == guard.moderate(tuple(samples)) == guard.moderate(samples)
+    same = [v.score for v in guard.moderate([samples[0]] * 3)]
+    assert same == pytest.approx([guard.moderate(samples[0]).score] * 3, abs=1e-5)
+    for wrong in ("site-rules.yaml", ONE.to_dict()):
+        with pytest.raises(DataError, match=r"is not a policy: give zoo.Policy.from_file"):
+            guard.moderate(samples, policy=wrong)
+    for size in (0, -1):
+        with pytest.raises(DataError, match=r"batch_size=-?\d: give at least 1"):
+            guard.moderate(samples, batch_size=size)
+
+
 def scores_of(log_odds):
     """Log-odds [b, q] as Scores of two options."""
     x = torch.tensor(log_odds)

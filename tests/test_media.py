@@ -201,6 +201,16 @@ def test_bad_sounds(tmp_path):
     fails(read_audio, tmp_path / "a.flac", "a.flac")
 
 
+def test_samples_far_above_full_scale_are_refused(tmp_path):
+    """Their squares overflow in a mel spectrum, and a guard's answers about the whole batch are then no numbers."""
+    path = tmp_path / "a.wav"
+    for peak in (1e30, 32767.0):  # of an attacker, and of 16-bit samples that were saved as floats
+        soundfile.write(path, (peak * tone(0.1)).astype(np.float32), RATE, subtype="FLOAT")
+        fails(read_audio, path, "and full scale is 1")
+    soundfile.write(path, (3 * tone(0.1)).astype(np.float32), RATE, subtype="FLOAT")  # too loud, and a sound
+    assert read_audio(path).abs().max() > 1
+
+
 def test_odd_rate_in_a_header_costs_no_memory(tmp_path, monkeypatch):
     import torchaudio.functional
 

@@ -1,7 +1,12 @@
 """zoo/predict.py: verdict lines, error lines, exit codes."""
 
+import errno
+import io
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers import random_backbone, write_image
@@ -155,6 +160,76 @@ def test_mistakes_are_one_line_and_exit_code_2(capsys, monkeypatch, tmp_path, ar
     assert err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in err
     if "twice.yaml" in arguments:
         assert "twice.yaml" in err
+
+
+def test_the_manifest_is_not_written_over(capsys, monkeypatch, tmp_path):
+    path = write(tmp_path / "errors.jsonl", [said("r1"), "{"])
+    (tmp_path / "link.jsonl").symlink_to(path)
+    for arguments in ([], ["--errors", "link.jsonl"]):
+        with pytest.raises(DataError, match="is the manifest itself"):
+            predict.main(["toy", "--input", path, *arguments])
+    assert (tmp_path / "errors.jsonl").read_text().endswith("{\n")
+
+
+def test_errors_that_cannot_be_written(capsys, tmp_path):
+    path = write(tmp_path / "m.jsonl", [said("r1"), "{"])
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    for place in ("file/errors.jsonl", "folder"):
+        with pytest.raises(DataError, match=rf"--errors {place}: cannot be written: .*: name another file"):
+            predict.main(["toy", "--input", path, "--errors", place])
+        assert json.loads(capsys.readouterr().out)["id"] == "r1"  # what could be judged was
+
+
+def test_a_pipe_is_no_manifest(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe: not a regular file"):
+        predict.main(["toy", "--input", str(tmp_path / "pipe")])
+
+
+def test_a_reader_that_stops_early(tmp_path):
+    """`… | head` is no bug of the command: it ends as others do, without a traceback."""
+    code = "from zoo import cli\ncli.run(lambda a: [print('x' * 1000) for _ in range(1000)] and 0)"
+    command = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[1]
+    )
+    command.stdout.readline()
+    command.stdout.close()
+    err = command.stderr.read().decode()
+    assert command.wait() == 141 and "Broken pipe" not in err and "Traceback" not in err
+
+
+def test_output_is_utf8_in_every_language(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    said = {"id": "é→火", "path": "a\udcff.png"}
+    with pytest.raises(SystemExit) as e:
+        cli.run(lambda a: print(json.dumps(said, ensure_ascii=False)) or 0)
+    raw = out.buffer.getvalue().decode("utf-8")
+    assert e.value.code == 0 and json.loads(raw) == said and "é→火" in raw
+
+
+def test_help_of_commands_that_take_words(capsys, monkeypatch):
+    for flag in ("--help", "-h"):
+        monkeypatch.setattr(sys, "argv", ["x", "recipe=omniguard", flag])
+        with pytest.raises(SystemExit) as e:
+            cli.run(lambda a: 1 / 0, "\nWhat it does.\n")
+        assert e.value.code == 0 and capsys.readouterr().out == "What it does.\n"
+
+
+@pytest.mark.parametrize("error", [NotADirectoryError, PermissionError, IsADirectoryError])
+def test_a_place_that_cannot_be_used_is_one_line(capsys, error):
+    number = {NotADirectoryError: errno.ENOTDIR, PermissionError: errno.EACCES, IsADirectoryError: errno.EISDIR}[error]
+
+    def main(arguments):
+        raise error(number, "x", "runs/omniguard")
+
+    with pytest.raises(SystemExit) as e:
+        cli.run(main)
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and err.startswith("error: runs/omniguard: ") and err.count("\n") == 1
+    with pytest.raises(FileNotFoundError):  # a file that the zoo lost is its own bug
+        cli.run(lambda a: len(Path("gone").read_text()))
 
 
 def test_exit_codes(capsys, monkeypatch):

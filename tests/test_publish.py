@@ -155,6 +155,29 @@ def test_models_that_cannot_moderate(shelf, run, guard):
         load(run)
 
 
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"calibration": None}, "no usable 'calibration'"),
+        ({"policy": []}, "no usable 'policy'"),
+        ({"backbone": {}}, "its backbone has no name"),
+        ({"name": 7}, "no usable 'name'"),
+        ({"calibration": {"thresold": 0.5}}, "calibration: .*thresold"),
+        ({"calibration": {"threshold": 1.5}}, "threshold is 1.5, not from 0 to 1"),
+        ({"calibration": {"threshold": float("nan")}}, "threshold is nan, not from 0 to 1"),
+        ({"calibration": {"category_threshold": -1}}, "category_threshold is -1"),
+        ({"calibration": {"temperature": 0}}, "temperature is 0, not a positive number"),
+        ({"calibration": {"category_temperature": float("inf")}}, "category_temperature is inf"),
+        ({"calibration": {"evidence": "0.5"}}, "calibration: "),
+    ],
+)
+def test_an_edited_configuration_is_refused(shelf, run, fields, words):
+    assert load(run).calibration == Calibration(1.5, 0.3, 0.7, 0.4)
+    changed(run, **fields)
+    with pytest.raises(weights.CheckpointError, match=rf"config.json.*{words}.*get the model again"):
+        load(run)
+
+
 def test_weights_that_are_no_safetensors(shelf, run):
     path = run / "model" / "model.safetensors"
     torch.save({"a": torch.zeros(1)}, path)

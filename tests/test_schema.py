@@ -24,6 +24,8 @@ def part(**fields):
         (row(id=""), ["`id` is required"]),
         (row(id=None), ["`id` is required"]),
         (row(id=False), ["`id` is required"]),
+        (row(id=True), ["`id` must be text, got bool True"]),
+        (row(id=["r1"]), ["`id` must be text, got list"]),
         ({"messages": row()["messages"]}, ["`id` is required"]),
         (row(messages=[]), ["`messages` is required and must not be empty"]),
         ({"id": "r1"}, ["`messages` is required"]),
@@ -56,6 +58,7 @@ def part(**fields):
         (row(categories={"fire": "ye"}), ["category 'fire'", "did you mean 'yes'"]),
         (row(categories={"fire": True}), ["category 'fire'", "not one of yes, no, unknown"]),
         (row(unsafe=False, categories={"fire": "yes"}), ["`unsafe` is false but a category is yes", "correct one"]),
+        (row(messages=[{"role": "user", "content": "a\ud800"}]), ["half a surrogate pair"]),
         (row(critique=1), ["`critique` must be a string"]),
         (row(group=1), ["`group` must be a string"]),
         (row(meta=[1]), ["`meta` must be a mapping"]),
@@ -85,6 +88,23 @@ def test_a_bad_row_is_named_with_its_fix(tmp_path, bad, words):
 def test_a_row_that_is_no_object():
     with pytest.raises(DataError, match=r"line 3: expected a JSON object, got list"):
         Sample.from_dict([1], where="line 3")
+
+
+def test_errors_stay_short():
+    """A value of a megabyte is not repeated in the message."""
+    long = "x" * 1_000_000
+    ok = row(id=long)
+    bad = [{**ok, "target": 1}, {**ok, "unsafe": 1}, row(**{long: 1}), row(target=long), row(unsafe=long)]
+    bad += [
+        row(categories={long: 1}),
+        part(type="image", path=long),
+        part(type=long),
+        part(type="image", path="../" + long),
+    ]
+    for one in bad:
+        with pytest.raises(DataError) as e:
+            Sample.from_dict(one)
+        assert len(str(e.value)) < 2000 and "characters)" in str(e.value)
 
 
 def test_paths_may_be_absolute_or_linked_inside_the_root(tmp_path):
@@ -132,6 +152,16 @@ def test_bad_policies(entries, words):
         ("entries: [{id: , name: b}]", ["entry 1 has no id"]),
         ("entries: [{id: a, descripton: b}]", ["entry 1: unknown field 'descripton'", "'description'"]),
         ("entry: []\nentries: [{id: a}]", ["unknown field 'entry'", "'entries'"]),
+        ("entries: [{id: no}]", ["entry 1: id is False, not text: put it in quotes"]),
+        ("entries: [{id: a, name: off}]", ["entry 1: name is False, not text"]),
+        ("entries: [{id: a, description: no}]", ["entry 1: description is False, not text"]),
+        ("entries: [{id: 1.10}]", ["entry 1: id is 1.1, not text"]),
+        ("entries: [{id: a, name: [x]}]", ["entry 1: name is ['x'], not text"]),
+        ("name: yes\nentries: [{id: a}]", ["name is True, not text"]),
+        ('entries: [{id: "\\ud800"}]', ["entry 1: id has half a surrogate pair"]),
+        ("entries: [{id: a}]\nentries: [{id: b}]", ["not a YAML policy (line 2): 'entries' is given twice"]),
+        ("entries: [{id: a, name: x, name: y}]", ["'name' is given twice"]),
+        ("entries: " + "[" * 5000, ["not a YAML policy: nested too deeply"]),
     ],
 )
 def test_bad_policy_files_are_named(tmp_path, text, words):
@@ -148,6 +178,13 @@ def test_policy_files(tmp_path):
     path = tmp_path / "p.yaml"
     path.write_text("name: site\nentries: [{id: fire, name: open fire, description: Flames.}, {id: alarm}]")
     assert Policy.from_file(path) == FIRE
+    # Merged keys are not given twice, and a byte order mark is no key.
+    merged = "name: site\nentries: [&a {id: 1, name: alarm, description: A bell.}, {<<: *a, id: 2, name: siren}]"
+    path.write_text(merged, encoding="utf-8-sig")
+    assert Policy.from_file(path).to_dict()["entries"] == [
+        {"id": "1", "name": "alarm", "description": "A bell."},
+        {"id": "2", "name": "siren", "description": "A bell."},
+    ]
     path.write_text(json.dumps(FIRE.to_dict()))
     assert Policy.from_file(path) == FIRE
     path.write_bytes(b"name: \xff")
@@ -212,6 +249,36 @@ def test_round_trip(tmp_path):
 def test_gold(unsafe, labels, own, asked, gold):
     policy = Policy("asked", tuple(PolicyEntry(i, f"name of {i}") for i in asked))
     assert Sample.of("x", unsafe=unsafe, categories=labels, policy=own).gold(policy) is gold
+
+
+@pytest.mark.parametrize(
+    ("unsafe", "labels", "own", "expected"),
+    [
+        (None, {"fire": "yes"}, FIRE, (True, None, None)),
+        (True, {"fire": "yes"}, FIRE, (True, None, None)),  # the alarm may be broken, too
+        (False, {}, FIRE, (False, False, None)),  # safe under a policy: none of its entries is broken
+        (False, {}, None, (False, False, False)),
+        (False, {"fire": "unknown", "other": "yes"}, FIRE, (False, False, True)),  # another policy's may be
+        (True, {}, FIRE, (None, None, None)),
+        (True, {}, FIRE.subset(["alarm"]), (None, True, None)),  # there is no other entry to break
+        (True, {}, None, (None, None, None)),
+    ],
+)
+def test_labels_that_follow_from_the_verdict(unsafe, labels, own, expected):
+    sample = Sample.of("x", unsafe=unsafe, categories=labels, policy=own)
+    assert tuple(sample.label(id) for id in ("fire", "alarm", "other")) == expected
+
+
+def test_of_takes_text_and_names_of_files(tmp_path):
+    for wrong in (b"\x89PNG", object(), [b"a"], 7):
+        with pytest.raises(DataError, match=r"image is of type \w+: write it to a file and give its name"):
+            Sample.of("x", image=wrong)
+    for wrong in (b"hello", 7, ["hello"]):
+        with pytest.raises(DataError, match=r"text must be text, got \w+"):
+            Sample.of(wrong)
+    with pytest.raises(DataError, match=r"response has half a surrogate pair"):
+        Sample.of("x", response="\udcff")
+    assert [p.path for p in Sample.of(image=(tmp_path / "a", "b")).media] == [str(tmp_path / "a"), "b"]
 
 
 def test_of_and_modality():

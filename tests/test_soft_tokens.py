@@ -11,7 +11,7 @@ from helpers import random_backbone, write_audio, write_image
 from PIL import Image
 
 from datamodules import media
-from datamodules.schema import Message, Part, Policy, PolicyEntry, Sample
+from datamodules.schema import MediaError, Message, Part, Policy, PolicyEntry, Sample
 from zoo.core.backbones.cutting import cap_lengths, cut_middle
 from zoo.core.backbones.projection import TimeEmbedding
 from zoo.core.backbones.soft_token import TYPE, TYPES
@@ -49,6 +49,22 @@ def test_cut_middle_keeps_both_ends():
         assert len(cut) == min(n, cap)
         head, tail = cap - cap // 2, cap // 2
         assert cut == (ids if n <= cap else ids[:head] + ids[n - tail :])
+
+
+def test_a_rule_that_is_longer_than_what_is_read_is_an_error():
+    """MiniLM reads 254 word pieces of a phrase: what stands after them would be no rule, and nobody would know."""
+    sample = Sample.of("hello")
+    for kind in ("encoded", "words", "tokens"):
+        backbone = random_backbone(kind)
+        backbone.prepare(sample, Policy("p", (PolicyEntry("a", "fire", "fire " * 254),)))
+        for entry in (PolicyEntry("a", "alarm", "fire " * 255), PolicyEntry("a", "fire " * 255)):
+            if kind == "encoded":
+                with pytest.raises(
+                    MediaError, match=r"takes 255 word pieces, and of a name or a description 254 are read"
+                ):
+                    backbone.prepare(sample, Policy("p", (entry,)))
+            else:  # these read words one by one
+                backbone.prepare(sample, Policy("p", (entry,)))
 
 
 def contents(backbone, sample):

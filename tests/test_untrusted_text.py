@@ -1,5 +1,9 @@
 """What anybody types is plain characters: no text becomes a delimiter, a speaker, a tag or a medium."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from helpers import KINDS, byte_tokenizer, random_backbone, word_piece_tokenizer, write_audio, write_image
@@ -239,3 +243,35 @@ def test_an_answer_typed_by_the_user_is_not_an_answer(soft):
     plain = soft.prepare(chat(("user", "fire")), POLICY, policy_queries(POLICY))
     assert prepared.suffix.layout == plain.suffix.layout
     assert torch.equal(prepared.branches.token, plain.branches.token)
+
+
+class Busy:
+    """A tokenizer whose first call changes its settings, and fails while another thread is in it, as fast ones do."""
+
+    is_fast, added_tokens_decoder = False, {}
+
+    def __init__(self):
+        self.set, self.inside = False, 0
+
+    def __call__(self, text, **settings):
+        change = not self.set
+        time.sleep(0.01)
+        if change:
+            if self.inside:
+                raise RuntimeError("Already borrowed")
+            self.set = True
+        self.inside += 1
+        time.sleep(0.02)
+        self.inside -= 1
+        return {"input_ids": [ord(c) for c in text]}
+
+
+def test_threads_share_a_tokenizer_from_its_first_call_on():
+    tokenizer, start = Busy(), threading.Barrier(8)
+
+    def read(text):
+        start.wait()
+        return plain_ids(tokenizer, text)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(read, "abcdefgh")) == [[ord(c)] for c in "abcdefgh"]

@@ -88,4 +88,4 @@ changed their verdict. Earlier experts' answers are identical: {str(drift["earli
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, __doc__)

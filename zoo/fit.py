@@ -22,7 +22,7 @@ from zoo.core.interrupts import Signals
 from zoo.core.processes import Plan, plan
 from zoo.core.progress import StderrProgress
 from zoo.core.resume import Session, find_session, identity
-from zoo.core.run import new_run, write_json, write_lines
+from zoo.core.run import check_runs, new_run, write_json, write_lines
 from zoo.farms import FARMS
 from zoo.methods import METHODS, Method
 
@@ -67,6 +67,7 @@ def _fit(session: Session) -> tuple[Path, dict[str, Any], list[dict[str, str]]]:
     method = METHODS[config["method"]]
     plan = plan_of(config, method)
     method.check(config)
+    check_runs(session.run or config["runs"])
     launch.start(plan)
     session.take()  # once processes are connected, so that one of several has the lock
     L.seed_everything(config["seed"], workers=True, verbose=False)
@@ -136,4 +137,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, __doc__)

@@ -88,7 +88,12 @@ def main(arguments: list[str]) -> int:
     policy = Policy.from_file(args.policy) if args.policy else None
     errors: list[dict[str, str]] = []
     if args.input is not None and not Path(args.input).is_file():
-        raise DataError(f"{args.input}: no such manifest")
+        raise DataError(
+            f"{args.input}: "
+            + ("not a regular file: a manifest is read twice" if Path(args.input).exists() else "no such manifest")
+        )
+    if args.input is not None and Path(args.errors).exists() and Path(args.errors).samefile(args.input):
+        raise DataError(f"--errors {args.errors} is the manifest itself, and would be written over: name another file")
     try:
         device = torch.device(args.device)
         torch.empty(0, device=device)
@@ -113,7 +118,10 @@ def main(arguments: list[str]) -> int:
         if args.input is not None:
             print(f"{len(errors)} rows could not be judged: see {args.errors}", file=sys.stderr)
     if args.input is not None and (errors or Path(args.errors).exists()):
-        write_lines(Path(args.errors), errors)  # an older list must not look like this one
+        try:
+            write_lines(Path(args.errors), errors)  # an older list must not look like this one
+        except OSError as e:
+            raise DataError(f"--errors {args.errors}: cannot be written: {e.strerror}: name another file") from e
     return 1 if errors else 0
 
 

@@ -45,6 +45,7 @@ def load(name: str | Path, device: str | torch.device = "cpu", cached: bool = Fa
     config, state = weights.read(weights.find(name))
     if config.get("kind") != "guard":
         raise weights.CheckpointError(f"{name} is a {config.get('method', 'model')}, not a guard: it cannot moderate")
+    _check_config(config, name)
     if "routing" in config:
         return routed.from_config(config, state, str(name), cached).to(device).eval()
     guard = Guard(
@@ -62,6 +63,20 @@ def load(name: str | Path, device: str | torch.device = "cpu", cached: bool = Fa
     if guard.wide is not None:
         _ = guard.reader  # what it lacks is said here, not at the first verdict
     return guard.to(device).eval()
+
+
+def _check_config(config: dict[str, Any], name: str | Path) -> None:
+    """Raises `CheckpointError` for a `config.json` that lacks something, or whose thresholds would let all pass."""
+    for key, kind in (("name", str), ("backbone", dict), ("policy", dict), ("calibration", dict)):
+        if not isinstance(config.get(key), kind):
+            raise weights.CheckpointError(f"{name}: config.json has no usable {key!r}: get the model again")
+    if not isinstance(config["backbone"].get("name"), str):
+        raise weights.CheckpointError(f"{name}: config.json: its backbone has no name: get the model again")
+    try:
+        calibration = Calibration(**config["calibration"])
+        calibration.check()
+    except (TypeError, ValueError) as e:
+        raise weights.CheckpointError(f"{name}: config.json: calibration: {e}: get the model again") from e
 
 
 def _wide(settings: dict[str, Any], name: str | Path) -> Wide:

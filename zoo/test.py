@@ -20,7 +20,7 @@ from zoo.core import launch
 from zoo.core.guard import Guard
 from zoo.core.module import GuardModule
 from zoo.core.processes import plan
-from zoo.core.run import new_run, write_json, write_lines, write_yaml
+from zoo.core.run import check_runs, new_run, write_json, write_lines, write_yaml
 from zoo.core.tables import text_table
 from zoo.evaluate import evaluate
 from zoo.farms import FARMS
@@ -52,6 +52,7 @@ def main(arguments: list[str]) -> int:
                 raise DataError(f"model={name} and {subject}={given[subject]}: give one of them")
             config[subject] = name
         return benchmark.test(config, str(name or config[subject]), resume, given)
+    check_runs(config["runs"])
     launch.start(plan(config["trainer"], config["data"]["batch_size"]))
     data, guard = launch.in_turn(lambda: _prepare(config, name))
     module = GuardModule(guard)
@@ -87,4 +88,4 @@ def _open_run(config: dict[str, Any], name: str) -> Path:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, __doc__)

@@ -16,6 +16,7 @@ import torch
 from safetensors.numpy import save as save_bytes
 
 from datamodules.atomic import replacing, sweep
+from datamodules.schema import DataError
 
 
 def feature_key(*parts: str) -> str:
@@ -109,9 +110,9 @@ class FeatureCache:
             rows, width = spec["shape"]
             keys, counts = json.loads(meta["keys"]), json.loads(meta["rows"])
         except (ValueError, KeyError, TypeError) as e:
-            raise ValueError(f"{path}: damaged feature shard: delete it, it is computed again") from e
+            raise DataError(f"{path}: damaged feature shard: delete it, it is computed again") from e
         if spec["dtype"] != "F32" or whole != 8 + size + last or sum(counts) != rows or len(keys) != len(counts):
-            raise ValueError(f"{path}: damaged feature shard: delete it, it is computed again")
+            raise DataError(f"{path}: damaged feature shard: delete it, it is computed again")
         if rows == 0:
             data = np.zeros((0, width), dtype=np.float32)
         else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,15 @@ class Calibration:
         if isinstance(self.votes, dict):  # as a configuration holds it
             object.__setattr__(self, "votes", Votes(**self.votes))
 
+    def check(self) -> None:
+        """Raises ValueError for what no fit gives: with such numbers a guard would pass, or flag, whatever it reads."""
+        for key in ("temperature", "category_temperature"):
+            if not 0.0 < getattr(self, key) < math.inf:
+                raise ValueError(f"{key} is {getattr(self, key)}, not a positive number")
+        for key in ("threshold", "category_threshold", "evidence"):
+            if not 0.0 <= getattr(self, key) <= 1.0:
+                raise ValueError(f"{key} is {getattr(self, key)}, not from 0 to 1")
+
     def verdict(self, mixed: Tensor, wide: Tensor | None = None) -> Tensor:
         """Calibrated log-odds of unsafe [b], from `mixed_odds` [b] and the wide half's [b, 2].
 
@@ -62,6 +72,25 @@ class Calibration:
 def mixed_odds(verdict: Tensor, likeliest: Tensor, evidence: float) -> Tensor:
     """Log-odds of the verdict query and of the likeliest category as one, [b] each."""
     return (1 - evidence) * verdict + evidence * likeliest
+
+
+def checked(samples: Any, policy: Any) -> Sequence[Sample]:
+    """The samples as a sequence. Raises `DataError` where one is something else, or `policy` is no policy."""
+    if isinstance(samples, (str, bytes, Mapping)) or not isinstance(samples, Iterable):
+        samples = [samples]
+    samples = samples if isinstance(samples, Sequence) else list(samples)
+    for sample in samples:
+        if isinstance(sample, Mapping):
+            raise DataError("a dict is not a sample: give zoo.Sample.from_dict(row), where row has id and messages")
+        if not isinstance(sample, Sample):
+            raise DataError(
+                f"{type(sample).__name__} is not a sample: give zoo.Sample.of(text=…, image=FILE), or a list of them"
+            )
+    if policy is not None and not isinstance(policy, Policy):
+        raise DataError(
+            f"{type(policy).__name__} is not a policy: give zoo.Policy.from_file(FILE) or zoo.Policy.from_dict(…)"
+        )
+    return samples
 
 
 @dataclass
@@ -171,13 +200,14 @@ class Guard(nn.Module):
                 Verdict(
                     id=id,
                     model=self.name,
-                    flagged=scores[i] >= self.calibration.threshold,
+                    flagged=True,  # until `decide`
                     score=scores[i],
                     threshold=self.calibration.threshold,
                     categories=dict(zip(policy.ids, categories[i])),
                     truncated=truncated[i],
                 )
             )
+            out[-1].decide(self.calibration.threshold)
         return out
 
     @torch.no_grad()
@@ -211,10 +241,13 @@ class Guard(nn.Module):
         The policy is the call's, else the sample's, else the guard's. `threshold` replaces the fitted one. `explain`
         adds the critique, generated after the verdict; it never changes the verdict. A guard whose order is explanation
         first generates it in any case, at most `max_new_tokens`, and judges by it. Raises `MediaError` for a bad file
-        and for a medium that the backbone does not take.
+        and for a medium that the backbone does not take, `DataError` for what is not a sample or not a policy.
         """
         if isinstance(samples, Sample):
             return self.moderate([samples], policy, explain, threshold, batch_size, max_new_tokens)[0]
+        samples = checked(samples, policy)
+        if batch_size < 1:
+            raise DataError(f"batch_size={batch_size}: give at least 1")
         if threshold is not None and not 0.0 <= threshold <= 1.0:
             raise DataError(f"threshold {threshold} is not a probability: give a number from 0 to 1")
         self.backbone.check(samples)
@@ -259,8 +292,9 @@ class Guard(nn.Module):
         from zoo.core.watch import prefixes
 
         alone = isinstance(samples, Sample)
+        samples = checked([samples] if alone else samples, policy)
         with self.evaluating():
-            out = prefixes(self, [samples] if alone else samples, policy, threshold, batch_size)
+            out = prefixes(self, samples, policy, threshold, batch_size)
         return out[0] if alone else out
 
     def watch(
@@ -296,7 +330,7 @@ class Guard(nn.Module):
         verdicts = self.verdicts(judged, [s.id for s in samples], policies, batch.truncated)
         if threshold is not None:
             for v in verdicts:
-                v.threshold, v.flagged = threshold, v.score >= threshold
+                v.decide(threshold)
         if explain and said is None:
             suffixes = [
                 self.order.critique(v.flagged, v.listed(p, self.calibration.category_threshold))

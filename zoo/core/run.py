@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -12,6 +13,16 @@ from typing import Any
 import yaml
 
 from datamodules.atomic import write_text
+from datamodules.schema import DataError
+
+
+def check_runs(root: str | Path) -> None:
+    """Raises `DataError` where no run folder can be made, before anything long is begun."""
+    place = Path(root).absolute()
+    while not (place.exists() or place.is_symlink()):
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise DataError(f"runs={root}: {place} is no folder that can be written to: give runs=FOLDER")
 
 
 def new_run(root: str | Path, recipe: str) -> Path:
@@ -38,8 +49,9 @@ def write_yaml(path: Path, value: Any) -> None:
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """One JSON object a line; whole or not at all."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    """One JSON object a line; whole or not at all. Bytes of a file's name that are no text are written as escapes."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text(path, text.encode(errors="backslashreplace").decode())
 
 
 def finish_test(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +15,8 @@ from zoo.core.query import critique_query
 class Verdict:
     """`score` is the calibrated P(unsafe); `categories` maps entry ids to calibrated P(yes), in the policy's order.
 
-    `valid` is false for an output that could not be read (then `flagged` is true: an unreadable guard does not
-    pass content). `truncated` says that text over the limit was cut before the guard read it.
+    `valid` is false for an output that could not be read, or a score that is not a number (then `flagged` is true: an
+    unreadable guard does not pass content). `truncated` says that text over the limit was cut before the guard read it.
     """
 
     id: str
@@ -31,10 +32,16 @@ class Verdict:
     provenance: Any = None
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain JSON; what is not a number is null there."""
         row = dataclasses.asdict(self)
-        row["score"] = round(self.score, 6)
-        row["categories"] = {k: round(v, 6) for k, v in self.categories.items()}
+        row["score"] = rounded(self.score)
+        row["categories"] = {k: rounded(v) for k, v in self.categories.items()}
         return row
+
+    def decide(self, threshold: float) -> None:
+        """Flags from `threshold` on, and where the score is not a number: weights that diverged must not pass all."""
+        self.threshold, self.valid = threshold, math.isfinite(self.score)
+        self.flagged = not self.valid or self.score >= threshold
 
     def listed(self, policy: Policy, threshold: float) -> list[str]:
         """Names of the violated entries: those from `threshold` on; the likeliest where none is; none if safe."""
@@ -42,6 +49,10 @@ class Verdict:
             return []
         over = [e.name for e in policy.entries if self.categories[e.id] >= threshold]
         return over or [max(policy.entries, key=lambda e: self.categories[e.id]).name]
+
+
+def rounded(value: float) -> float | None:
+    return round(value, 6) if math.isfinite(value) else None
 
 
 def rendered(flagged: bool, names: list[str], critique: str) -> str:

@@ -19,7 +19,7 @@ from datamodules.bank import rng_for
 from datamodules.schema import DataError, Message, Part, Policy, Sample
 from datamodules.trajectory import STATES, Step, prefixes_of, step_messages
 from zoo.core.backbones.base import Scores
-from zoo.core.verdict import Verdict
+from zoo.core.verdict import Verdict, rounded
 
 if TYPE_CHECKING:
     from zoo.core.backbones.sight import Sight
@@ -43,7 +43,7 @@ class StepVerdict(Verdict):
     broken: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), "settled": {k: round(v, 6) for k, v in self.settled.items()}}
+        return {**super().to_dict(), "settled": {k: rounded(v) for k, v in self.settled.items()}}
 
 
 @dataclass
@@ -105,10 +105,10 @@ class Tally:
         for id, p in categories.items():
             if p >= self.category_threshold:
                 self.broken.setdefault(id, step)
-        return StepVerdict(
+        verdict = StepVerdict(
             id=self.id,
             model=self.name,
-            flagged=now.score >= self.threshold,
+            flagged=True,  # until `decide`
             score=now.score,
             threshold=self.threshold,
             categories=categories,
@@ -118,6 +118,8 @@ class Tally:
             settled=dict(zip(self.policy.ids, now.settled.tolist())),
             broken=dict(self.broken),
         )
+        verdict.decide(self.threshold)
+        return verdict
 
 
 def check(guard: Guard, threshold: float | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from collections.abc import Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -17,13 +18,17 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from datamodules.schema import MediaError, shown
 from zoo.core.backbones.branches import RowBranches, lay_out
 from zoo.core.backbones.tokens import IDS, Source
+from zoo.core.encoders.text import CHUNK
 from zoo.core.prompts import Turn
 from zoo.core.query import Query, Said
 
 MEMO = 8192  # short texts that are remembered
+AROUND = " \n\t-:,?"  # what stands around a phrase and is not read
 _bare: WeakKeyDictionary[Any, Tokenizer | None] = WeakKeyDictionary()
+_first = threading.Lock()
 
 
 def marks_of(tokenizer: Any) -> dict[str, int]:
@@ -35,13 +40,21 @@ def plain_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of `text` as characters: no mark is added, and none is recognised.
 
     Tokenizers can split special tokens, but not added tokens that are not flagged special (tags of tool calls, say):
-    where there are any, a copy that calls all of them special reads.
+    where there are any, a copy that calls all of them special reads. Threads may share a tokenizer.
     """
     if tokenizer not in _bare:
-        _bare[tokenizer] = _without_marks(tokenizer)
+        # A first call changes a fast tokenizer's settings, and fails ("Already borrowed") while another is at work.
+        with _first:
+            if tokenizer not in _bare:
+                bare = _without_marks(tokenizer)
+                if bare is None:
+                    _plain(tokenizer, "")
+                _bare[tokenizer] = bare
     bare = _bare[tokenizer]
-    if bare is not None:
-        return bare.encode(text, add_special_tokens=False).ids
+    return _plain(tokenizer, text) if bare is None else bare.encode(text, add_special_tokens=False).ids
+
+
+def _plain(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
 
@@ -190,7 +203,7 @@ class EncodedReader:
         known = self._known.get(text)
         if known is not None:
             return known
-        words = text.strip(" \n\t-:,?")
+        words = text.strip(AROUND)
         if not words:
             return None
         source = self._make("phrase", torch.tensor(self.ids[words], dtype=torch.long))
@@ -201,6 +214,14 @@ class EncodedReader:
         return source
 
     def rule(self, text: str) -> Source | None:
+        """Raises `MediaError` for a rule that is longer than the encoder reads: its end would be ignored unseen."""
+        words = text.strip(AROUND)
+        size = len(self.ids[words])
+        if size > CHUNK:
+            raise MediaError(
+                f"policy: {shown(words)} takes {size} word pieces, and of a name or a description {CHUNK} are read: "
+                "shorten it, or part it into several entries"
+            )
         return self.phrase(text)
 
     def suffix(self, pieces: Sequence[str]) -> list[Source]:
