@@ -250,7 +250,8 @@ def test_any_text_datamodule_can_be_wrapped():
 def test_the_public_sets_hold_questions_with_answers():
     got = {name: load_public([name], DATA) for name in SETS}
     assert {n: len(r) for n, r in got.items()} == {
-        "BANKING": 13083, "ASSISTANT": 22500, "MATHS": 1319, "HEALTH": 1674, "REVIEWS": 9613, "COVID": 10700, "SPAM": 5574
+        "BANKING": 13083, "ASSISTANT": 22500, "MATHS": 1319, "HEALTH": 1674, "REVIEWS": 9613, "COVID": 10700,
+        "SPAM": 5574,
     }  # fmt: skip
     for name, own in got.items():
         assert len({s.id for s in own}) == len(own)

@@ -37,7 +37,7 @@ class Trace:
 
     `tags`: probability of each tag where only tags are allowed (it always names one: alone it is no evidence).
     `said`: the tag that the model wrote without being made to; None where it wrote none. `told`: the probability that
-    it gives to saying any tag at all after its answer, and then one of the known tags. `truncated`: the question was cut.
+    it gives to saying a tag at all after its answer, and then a known one. `truncated`: the question was cut.
     """
 
     answer: str
@@ -269,15 +269,13 @@ def small_lm(
 def with_tags(
     lm: PreTrainedModel, tokenizer: Any, names: Sequence[str], limit: int, answer_limit: int, seed: int = 0
 ) -> TracedLM:
-    """A language model with rows for reserved tokens behind its own; new rows are drawn round the mean of the old."""
+    """A language model with rows for reserved tokens behind its own; new rows are random."""
     rows = lm.get_input_embeddings().weight.shape[0]
     tags = TagSet(names, max(rows, len(tokenizer)))
     positions = getattr(lm.config, "max_position_embeddings", None)
-    need = limit + answer_limit + len(tags) + 32  # the marks of a turn
+    need = limit + max(answer_limit, NEW) + len(tags) + 32  # 32: the marks of a turn
     if positions is not None and need > positions:
-        raise DataError(
-            f"questions of {limit} tokens and answers of {answer_limit} need {need} places: it has {positions}"
-        )
+        raise DataError(f"model.limit={limit} and model.answer_limit={answer_limit} need {need} places of {positions}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         lm.resize_token_embeddings(tags.first + len(tags), mean_resizing=False)

@@ -86,7 +86,7 @@ def build_model(config: dict[str, Any], data: DebugDataModule) -> TracedLM:
     if m["base"] == SMALL:
         rows = [s for s in data.samples("train") if stage_of(s, data.stages) is not None]
         tokenizer = train_tokenizer((t for s in rows for t in (prompt_of(s), answer_of(s))), m["words"])
-        places = m["limit"] + m["answer_limit"] + 128
+        places = m["limit"] + m["answer_limit"] + 2 * len(data.tags) + 128
         lm = small_lm(len(tokenizer), m["width"], m["layers"], m["heads"], places, config["seed"])
     else:
         folder = converted_smollm2() if m["base"] == SMOLLM2 else causal_lm.locate(m["base"], m["revision"])
