@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.bank import PolicyBank
@@ -148,8 +149,8 @@ class DebugDataModule(GuardDataModule):
 
     def asked(self, split: str) -> list[View]:
         """What a test asks: each row of the stages' sets in each of its views."""
-        rows = [s for s in self.samples(split) if stage_of(s, self.stages) is not None]
-        return [v for s in rows for v in asked_views(s, self.level, self.tags)]
+        rows, known = [s for s in self.samples(split) if stage_of(s, self.stages) is not None], self.tags
+        return [v for s in rows for v in asked_views(s, self.level, known)]
 
     # ------------------------------------------------------------------------------------------------ loaders
 
@@ -182,6 +183,7 @@ class DebugDataModule(GuardDataModule):
             batch_sampler=ProcessBatches(order, self.batch_size, *process()),
             num_workers=self.workers,
             collate_fn=self.collate,
+            generator=torch.Generator().manual_seed(self.seed),  # an iterator draws a number: not from the global state
         )
 
 

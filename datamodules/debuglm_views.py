@@ -124,7 +124,7 @@ def right_tags(sample: Sample, level: str) -> tuple[str, ...]:
 
 
 def wrong_tags(sample: Sample, right: Sequence[str], known: Sequence[str], n: int = WRONG_TAGS) -> list[str]:
-    """Up to `n` of the `known` tags that do not hold the row, drawn by its id: the same in training and test."""
+    """Up to `n` of the `known` tags that do not hold the row, drawn by its id: the same wherever the same are known."""
     others = [t for t in known if t not in right]
     return rng_for("wrong tags", sample.id).sample(others, min(n, len(others)))
 

@@ -51,6 +51,8 @@ def check(config: dict[str, Any]) -> None:
         raise DataError(f"model.words={model['words']}: bytes alone take 256: give at least 300")
     if model["width"] % (2 * model["heads"]):
         raise DataError(f"model.width={model['width']}: expected a multiple of twice model.heads={model['heads']}")
+    if config["trainer"]["accumulate"] != 1:
+        raise DataError("recipe debuglm takes whole batches: leave trainer.accumulate=1, and lower data.batch_size")
     if config["trainer"]["max_epochs"] != 1:
         raise DataError("one epoch of the trainer holds all stages: leave trainer.max_epochs=1, set data.stage1.epochs")
 
