@@ -5,7 +5,8 @@ from zoo.core.checkpointing import Checkpointer
 from zoo.core.guard import Guard
 from zoo.core.module import GuardModule
 from zoo.core.verdict import Verdict
-from zoo.registry import create, list_models, load
+from zoo.registry import create, list_models
+from zoo.registry import load_model as load
 
 __version__ = "0.1.0"
 __all__ = [

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from datamodules.schema import Sample
+from zoo.debuglm import recipe as debuglm
 from zoo.muirbench import evaluate as muirbench
 from zoo.redcoder import analyser_recipe
 from zoo.redcoder import recipe as redcoder
@@ -36,6 +37,9 @@ class Benchmark:
 BENCHMARKS = {
     "muirbench": Benchmark(lambda config, model, resume, given: muirbench.test(config, model), check=muirbench.check),
     "thud": Benchmark(lambda config, model, resume, given: thud.test(config, model), look=thud.look, check=thud.check),
+    "debuglm": Benchmark(
+        lambda config, model, resume, given: debuglm.test(config, model), look=debuglm.look, check=debuglm.check
+    ),
     "redcoder_eval": Benchmark(
         redcoder.test_eval, "victim", resumes=True, look=redcoder.look, check=redcoder.check_eval
     ),

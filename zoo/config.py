@@ -23,7 +23,7 @@ from datamodules.schema import DataError, near
 
 GROUPS = ("data", "trainer", "backbone")
 PATHS = ("data_dir", "path", "policy", "revision", "base")  # keys that are null until they name a file or a version
-MAPS = ("experts",)  # keys that are null until they hold a mapping
+MAPS = ("experts", "also")  # keys that are null until they hold a mapping
 LISTS = ("modalities", "held_out", "categories")  # keys that are null until they hold a list
 
 

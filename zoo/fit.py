@@ -29,6 +29,8 @@ from zoo.methods import METHODS, Method
 
 def build_data(config: dict[str, Any]) -> GuardDataModule:
     check_trains(config)
+    if (own := METHODS[config["method"]].data) is not None:
+        return own(config)
     return GuardDataModule(seed=config["seed"], accumulate=config["trainer"]["accumulate"], **config["data"])
 
 

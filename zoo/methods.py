@@ -23,6 +23,8 @@ from zoo.core.losses import LossWeights
 from zoo.core.module import GuardModule
 from zoo.core.orders import order_named
 from zoo.core.tables import text_table
+from zoo.debuglm import evaluate as debuglm_test
+from zoo.debuglm import recipe as debuglm
 from zoo.evaluate import evaluate
 from zoo.omniguard.model import omniguard
 from zoo.policyguard.evaluation import measure as measure_steps
@@ -43,7 +45,8 @@ class Method:
     """`build(config, data)` makes the module; `finish(module, data, config, run)` tests it and writes `model/`.
 
     `check(config)` raises what is wrong with a configuration before the data is made; `table(metrics)` is what `fit`
-    prints. `several`: whether the method can train on several processes.
+    prints. `several`: whether the method can train on several processes. `data(config)` makes the DataModule, of a
+    method that needs another than a guard's.
     """
 
     build: Callable[[dict[str, Any], GuardDataModule], L.LightningModule]
@@ -51,6 +54,7 @@ class Method:
     table: Callable[[dict[str, Any]], str]
     check: Callable[[dict[str, Any]], None] = lambda config: None
     several: bool = True
+    data: Callable[[dict[str, Any]], GuardDataModule] | None = None
 
 
 def _check_guard(config: dict[str, Any]) -> None:
@@ -180,6 +184,9 @@ METHODS = {
     ),
     # The reference is computed by the process that trains: another would have only its part of the pairs.
     "thud": Method(thud.build_thud_module, _finish_thud, text_table, thud.check_thud, several=False),
+    "debuglm": Method(
+        debuglm.build, debuglm.finish, debuglm_test.table, debuglm.check, several=False, data=debuglm.build_data
+    ),
     "expert": Method(routeguard.build_expert, routeguard.finish_expert, text_table, routeguard.check, several=False),
     "soundtagger": Method(
         _build_tagger,

@@ -14,6 +14,8 @@ from zoo.core.backbones import build, describe
 from zoo.core.guard import Calibration, Guard
 from zoo.core.orders import VERDICT_FIRST, order_named
 from zoo.core.wide import Wide
+from zoo.debuglm import model as traced
+from zoo.debuglm.model import TracedLM
 from zoo.routeguard import model as routed
 
 
@@ -77,6 +79,17 @@ def _check_config(config: dict[str, Any], name: str | Path) -> None:
         calibration.check()
     except (TypeError, ValueError) as e:
         raise weights.CheckpointError(f"{name}: config.json: calibration: {e}: get the model again") from e
+
+
+def load_model(name: str | Path, device: str | torch.device = "cpu", cached: bool = False) -> Guard | TracedLM:
+    """Any published or trained model: a guard, as `load` gives it, or a language model that traces its answers.
+
+    Raises `CheckpointError` for an unknown name, a wrong hash, or a folder that holds neither.
+    """
+    folder = weights.find(name)
+    if weights.kind_of(folder) != traced.KIND:
+        return load(name, device, cached)
+    return traced.from_config(*weights.read(folder), str(name)).to(device).eval()
 
 
 def _wide(settings: dict[str, Any], name: str | Path) -> Wide:

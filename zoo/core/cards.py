@@ -42,15 +42,15 @@ def _command(config: dict[str, Any]) -> str:
     """The command of a run: its recipe, the groups that it chose, and each setting that is not the recipe's own."""
     own = plain(compose([f"recipe={config['recipe']}"]))
     words = [f"recipe={config['recipe']}", f"data={config['data']['source']}"]
-    words += _changed(own, config)
+    words += changed(own, config)
     return "python -m zoo.fit " + " ".join(w for w in words if not w.startswith(PLACES))
 
 
-def _changed(own: dict[str, Any], now: dict[str, Any], at: str = "") -> list[str]:
+def changed(own: dict[str, Any], now: dict[str, Any], at: str = "") -> list[str]:
     out = []
     for key, value in now.items():
         if isinstance(value, dict) and isinstance(own.get(key), dict):
-            out += _changed(own[key], value, f"{at}{key}.")
+            out += changed(own[key], value, f"{at}{key}.")
         elif key not in own or own[key] != value:
             out.append(f"{at}{key}={value}".replace(" ", ""))
     return out

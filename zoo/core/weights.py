@@ -71,6 +71,15 @@ def find(name: str | Path) -> Path:
     )
 
 
+def kind_of(folder: Path) -> Any:
+    """What kind of model a folder says that it holds; nothing is verified, and of a damaged folder it is None."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # `read` says what is wrong with it
+    return config.get("kind") if isinstance(config, dict) else None
+
+
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Config and weights of a model folder. Raises `CheckpointError` for a damaged or foreign one."""
     try:
