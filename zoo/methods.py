@@ -28,6 +28,7 @@ from zoo.omniguard.model import omniguard
 from zoo.policyguard.evaluation import measure as measure_steps
 from zoo.policyguard.evaluation import table as steps_table
 from zoo.policyguard.model import policyguard
+from zoo.redcoder import trained as redcoder
 from zoo.registry import recipe_backbone, save
 from zoo.routeguard import recipe as routeguard
 from zoo.routeguard.tables import routing_table
@@ -180,6 +181,7 @@ METHODS = {
     ),
     # The reference is computed by the process that trains: another would have only its part of the pairs.
     "thud": Method(thud.build_thud_module, _finish_thud, text_table, thud.check_thud, several=False),
+    "redcoder": Method(redcoder.build, redcoder.finish, redcoder.table, redcoder.check, several=False),
     "expert": Method(routeguard.build_expert, routeguard.finish_expert, text_table, routeguard.check, several=False),
     "soundtagger": Method(
         _build_tagger,

@@ -21,7 +21,7 @@ from zoo.core.metrics import Record
 from zoo.core.resume import check_unchanged, newest_unfinished
 from zoo.core.run import new_run, write_json, write_yaml
 from zoo.core.scores import decide, write_scores
-from zoo.redcoder import attackers, gaming
+from zoo.redcoder import attackers, gaming, trained
 from zoo.redcoder.analyst import Analyst, Template, Told
 from zoo.redcoder.arsenal import Arsenal, Minilm
 from zoo.redcoder.conversation import messages
@@ -29,6 +29,7 @@ from zoo.redcoder.evaluator import Evaluator, analysers_named
 from zoo.redcoder.gaming import RETRIEVAL, Arm
 from zoo.redcoder.gate import JUDGED, SCOPES, Gate, sample_of
 from zoo.redcoder.journal import Journal
+from zoo.redcoder.language_model import LanguageModel
 from zoo.redcoder.prototypes import write_training_set
 from zoo.redcoder.summary import rate, summarise, table
 from zoo.redcoder.transcripts import write_pages
@@ -57,7 +58,7 @@ def check_eval(config: dict[str, Any]) -> None:
     for key, value in (("timeout", config["timeout"]), ("evaluator.timeout", config["evaluator"]["timeout"])):
         if not isinstance(value, (int, float)) or not value > 0:
             raise DataError(f"{key}={value}: expected a number of seconds above 0")
-    names = config["attackers"]
+    names = attackers_of(config)
     if not names or len(set(names)) < len(names):
         raise DataError(f"attackers={names}: give at least one, and none twice")
     for name in names:
@@ -70,13 +71,18 @@ def check_eval(config: dict[str, Any]) -> None:
 def check_gaming(config: dict[str, Any]) -> None:
     """As `check_eval`; prototypes are of one attacker."""
     check_eval(config)
-    if len(config["attackers"]) != 1:
+    if len(attackers_of(config)) != 1:
         raise DataError("redcoder_gaming plays with one attacker: attackers=[scripted:explore]")
 
 
 def tasks_of(config: Mapping[str, Any]) -> list[Task]:
     t = config["tasks"]
-    return load_tasks(t["source"], t["path"], config["data_dir"], t["limit"])
+    return load_tasks(t["source"], t["path"], config["data_dir"], t["limit"], t.get("skip", 0))
+
+
+def draws(config: Mapping[str, Any]) -> bool:
+    """Whether games depend on the seed: of the scripted attackers one does; models answer greedily."""
+    return f"{PREFIX}explore" in attackers_of(config)
 
 
 def look(config: dict[str, Any]) -> tuple[str, list[Sample]]:
@@ -93,10 +99,27 @@ def look(config: dict[str, Any]) -> tuple[str, list[Sample]]:
 # --------------------------------------------------------------------------------------------------------------- parts
 
 
+def attackers_of(config: Mapping[str, Any]) -> list[str]:
+    return list(config["attackers"]) if config.get("attacker") is None else [config["attacker"]]
+
+
 def attacker_named(name: str, config: Mapping[str, Any]) -> attackers.Attacker:
+    """`scripted:NAME`, a run of recipe=redcoder, or a model as for a victim."""
     if name.startswith(PREFIX):
         return attackers.scripted(name)
+    if (folder := trained.find(name)) is not None:
+        model, limits = trained.load(folder)
+        speaker = speaker_of(model, name, config)
+        return attackers.Model(speaker, limits["words"], limits["reply"])
     return attackers.Model(speaker_named(name, config, "attacker"))
+
+
+def speaker_of(model: Any, name: str, config: Mapping[str, Any]) -> LanguageModel:
+    """An attacker that was trained here, as who answers chats."""
+    settings = {k: v for k, v in config["lm"].items() if k not in ("device", "dtype")}
+    return LanguageModel(
+        model.lm.to(config["lm"]["device"]), model.tokenizer, name, config["max_reply"], config["timeout"], **settings
+    )
 
 
 def analyst_named(name: str, config: Mapping[str, Any]) -> Analyst:
@@ -117,15 +140,18 @@ def arms_of(config: Mapping[str, Any], gate: Gate | None) -> list[Arm]:
     """An arm an attacker, without the guard and behind it. A single-turn attacker has the same number of queries."""
     turns, attempts, out = config["budget"]["turns"], config["budget"]["attempts"], []
     gates = [None] if gate is None else [None, gate] if config.get("unguarded") else [gate]
-    for name in config["attackers"]:
+    ours = [name for name in attackers_of(config) if trained.find(name)]
+    for name in attackers_of(config):
         attacker = attacker_named(name, config)
         shape = (1, turns * attempts) if attacker.single else (turns, attempts)
         short = re.sub(r"\W+", "_", name.removeprefix(PREFIX)).strip("_")
+        if name in ours:  # a run's folder is called after a time, in a place of this machine
+            short = "trained" if len(ours) == 1 else f"trained{ours.index(name) + 1}"
         for g in gates:
             arm_name = short if g is None else f"{short}_guarded"
             out.append(Arm(arm_name, attacker, *shape, g, config["arsenal"]["retrieval"], config["aim"]))
     if len({a.name for a in out}) < len(out):
-        raise DataError(f"attackers={config['attackers']}: two of them would be called the same: rename a folder")
+        raise DataError(f"attackers={attackers_of(config)}: two of them would be called the same: rename a folder")
     return out
 
 
@@ -254,6 +280,7 @@ def test_gaming(config: dict[str, Any], name: str, resume: str | None, given: Ma
     metrics: dict[str, Any] = {"model": config["victim"], "analyst": analyst.name}
     metrics["arms"] = summarise(journal, about, len(parts.tasks))
     metrics["training_set"], entries = write_training_set(journal, analyst, run / "training_set")
+    _write_rows(journal, list(about), config["tasks"]["source"], run)
     if config["transcripts"]:
         write_pages(journal, run / "transcripts")
     journal.close()
