@@ -100,11 +100,14 @@ def load_games(path: str | Path | None, seed: int = 0, max_rows: int | None = No
     file = _file(path, Path(GAMES))
     left_out: Counter[str] = Counter()
     rows: list[Sample] = []
-    for game in _lines(file, "game"):
-        rows += _of(game, left_out)
+    for n, game in enumerate(_lines(file, "game"), 1):
+        try:
+            rows += _of(game, left_out)
+        except (KeyError, TypeError, IndexError, AttributeError, RuntimeError) as e:  # RuntimeError: no analyser spoke
+            raise DataError(f"{file}: game {n} is not as recipe redcoder_gaming writes them ({e!r})") from e
     if not rows:
         raise DataError(f"{file}: no turn of its games has a label: every attempt ended in {_listed(left_out)}")
-    kept = _once(assign_splits(rows, seed, near=None), left_out)[:max_rows]
+    kept = _once(assign_splits(rows[:max_rows], seed, near=None), left_out)
     report = {"errors": [], "left_out": dict(left_out)}
     return Corpus(kept, PolicyBank.of(POLICY), report, POLICY)
 
@@ -154,8 +157,7 @@ def load_prompts(path: str | Path | None, seed: int = 0, max_rows: int | None = 
         raise DataError(
             f"{file}: no game succeeded, so there is nothing to learn from: play more, or with more attempts"
         )
-    kept = assign_splits(rows, seed, near=None)
-    return Corpus(kept[:max_rows], PolicyBank.of(POLICY), {"errors": []}, POLICY)
+    return Corpus(assign_splits(rows[:max_rows], seed, near=None), PolicyBank.of(POLICY), {"errors": []}, POLICY)
 
 
 TOLD = ("request", "weakness", "turn", "lesson", "strategy")

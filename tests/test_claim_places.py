@@ -108,10 +108,11 @@ def test_what_is_not_drawn_has_one_run(tmp_path):
     path = claim_file(tmp_path, **{"with": {**steps}, "without": {**steps, "recipe": "redcoder_gaming"}})
     page = yaml.safe_load(Path(path).read_text())
     page["defaults"] = {"tasks.limit": 4}
-    page["arms"]["with"]["overrides"]["arsenal.path"] = "arm:without/arsenal"
+    page["arms"]["with"]["overrides"] = {"arsenal.path": "arm:without/arsenal", "attackers": ["scripted:steps"]}
     Path(path).write_text(yaml.safe_dump(page))
     units = plan_units(load_claim(path), 2, {}, False, tmp_path)
-    assert [units["with", s].seed for s in (0, 1)] == [0, 0] and [units["games", s].seed for s in (0, 1)] == [0, 0]
+    seeds = {name: [units[name, s].seed for s in (0, 1)] for name in page["arms"]}
+    assert seeds == {"with": [0, 0], "without": [0, 0], "games": [0, 1]}  # gaming's own attacker draws
 
 
 def test_data_that_an_arm_makes_are_known_by_its_key(tmp_path):
@@ -123,13 +124,15 @@ def test_data_that_an_arm_makes_are_known_by_its_key(tmp_path):
         },
     }  # fmt: skip
     guarded = {**ATTACK, "overrides": {"guard": "arm:expert"}}
-    claim = load_claim(claim_file(tmp_path, expert=expert, guarded=guarded))
+    path = Path(claim_file(tmp_path, expert=expert, guarded=guarded))
+    path.write_text(json.dumps({**yaml.safe_load(path.read_text()), "defaults": {}}))  # an expert has no tasks
+    claim = load_claim(str(path))
     assert [a.name for a in claim.order()] == ["games", "with", "without", "expert", "guarded"]
     units = plan_units(claim, 2, {}, False, tmp_path)
     survey(units, claim)
     a, b = units["expert", 0], units["expert", 1]
     assert made_by(a) == {"data.path": units["games", 0].key} and a.data_hash != b.data_hash
-    assert not made_by(units["guarded", 0]) and units["guarded", 1].seed == 1
+    assert units["guarded", 0].seed == 0 and units["guarded", 1].seed == 1  # nothing is drawn but the expert
     assert units["guarded", 1].uses == {"guard": b}
 
 
@@ -147,6 +150,10 @@ def test_places_that_cannot_be(tmp_path, arms, said):
     with pytest.raises(DataError) as e:
         load_claim(claim_file(tmp_path, **arms))
     assert said in str(e.value)
+    page = {**PAGE, "defaults": {"arsenal.path": "arm:games/arsenal"}}
+    (tmp_path / "toy.yaml").write_text(json.dumps(page))
+    with pytest.raises(DataError, match="belongs into the overrides of the arm that uses it"):
+        load_claim(str(tmp_path / "toy.yaml"))
     assert Place.of("arm:games/a/b") == Place("games", "a/b") and Place.of("arm:games") == Place("games")
 
 

@@ -145,6 +145,7 @@ def test_files_that_hold_no_games(tmp_path):
         ('{"id": "x"', "not valid JSON.*finish it with resume="),
         ('{"id": "x"}\n', "line 1: not a game"),
         (json.dumps(game(0, attempt("no-code"))) + "\n", r"no turn of its games has a label: .*no-code \(1\)"),
+        ('{"id": "x", "task": {"id": "t"}, "attempts": [{"outcome": "clean"}]}\n', "game 1 is not as .*'exchanges'"),
     ):
         (tmp_path / "games.jsonl").write_text(text)
         with pytest.raises(DataError, match=said):

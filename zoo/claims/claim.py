@@ -269,7 +269,7 @@ def _arm(name: str, raw: Any) -> Arm:
     if not outcomes.replace("_", "").isalnum():
         raise DataError(f"{what}: outcomes: {outcomes!r} is not the stem of a file in the run's folder")
     model = str(raw["model"]) if raw.get("model") else None
-    own, gpu = (_overrides(raw.get(k) or {}, what) for k in ("overrides", "gpu"))
+    own, gpu = _overrides(raw.get("overrides") or {}, what, places=True), _overrides(raw.get("gpu") or {}, what)
     return Arm(name, verb, str(raw["recipe"]), model, own, outcomes, gpu)
 
 
@@ -280,13 +280,15 @@ def _backbone(name: str, raw: Any) -> Backbone:
     return Backbone(_overrides(raw.get("settings") or {}, what), **texts)
 
 
-def _overrides(raw: Any, what: str) -> dict[str, str]:
-    """`key: value` as a command line says them."""
+def _overrides(raw: Any, what: str, places: bool = False) -> dict[str, str]:
+    """`key: value` as a command line says them. With `places` a value may be another arm's run."""
     if not isinstance(raw, dict):
         raise DataError(f"{what}: expected a mapping such as {{loss.critique: 0.0}}")
     for key, value in raw.items():
         if key in RESERVED:
             raise DataError(f"{what}: {key} is set by the runner: leave it out")
+        if isinstance(value, str) and value.startswith(ARM) and not places:
+            raise DataError(f"{what}: {key}: {value} belongs into the overrides of the arm that uses it")
         if isinstance(value, dict):
             raise DataError(f"{what}: {key}: write the keys with dots, as on the command line")
     return {str(k): _text(v) for k, v in raw.items()}

@@ -109,7 +109,8 @@ def _prompt_row(game: Mapping[str, Any], before: list[Exchange], prompt: str, su
         "task": game["task"]["id"],
         "request": game["task"]["request"],
         "weakness": family(game["task"]["cwe"]) or "any",
-        "turn": turn_of(len(before), game["turns"]),
+        # Games of before their number of turns was kept had as many as their longest attempt, or more.
+        "turn": turn_of(len(before), game.get("turns") or max(len(a["exchanges"]) for a in game["attempts"])),
         "lesson": lesson_of(failed["outcome"], failed["exchanges"]) if failed else "",
         "messages": messages(before),
         "strategy": summary if before else None,  # nothing is retrieved for the first turn
