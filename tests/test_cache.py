@@ -248,7 +248,6 @@ def test_a_bag_of_words_that_is_frozen_with_its_model_is_kept_too(tmp_path, monk
     assert seen["lexical"] == 2
 
 
-
 @pytest.mark.parametrize("frames, sound", [(False, True), (True, False)])
 def test_a_clip_with_a_sense_turned_off_is_warmed_too(tmp_path, monkeypatch, frames, sound):
     reads = fake_video(monkeypatch)
