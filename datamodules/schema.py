@@ -248,6 +248,18 @@ class Sample:
             return True
         return None
 
+    def label(self, id: str) -> bool | None:
+        """Whether entry `id` is broken: what its label says, or what follows from the verdict; None: unknown.
+
+        Safe under a policy: none of its entries is broken. Unsafe under a policy of one entry: that one is.
+        """
+        if (known := self.categories.get(id, "unknown")) != "unknown":
+            return known == "yes"
+        own = None if self.policy is None else self.policy.ids
+        if self.unsafe is False and (own is None or id in own):
+            return False
+        return True if self.unsafe and own is not None and tuple(own) == (id,) else None
+
     def to_dict(self) -> dict[str, Any]:
         """The manifest form: what `from_dict` reads."""
         messages = []

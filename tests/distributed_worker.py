@@ -161,8 +161,8 @@ def good_and_broken(data: GuardDataModule) -> DataLoader:
     return in_order(data, first + [x for n in (11, 12, 16, 19) for x in (f"r{n}", "r0")])
 
 
-def arguments(folder: Path, strategy: str, processes: int) -> list[str]:
-    out = {"recipe": "omniguard", "data": "manifest", "data.path": folder / "m.jsonl"}
+def arguments(folder: Path, strategy: str, processes: int, recipe: str = "omniguard") -> list[str]:
+    out = {"recipe": recipe, "data": "manifest", "data.path": folder / "m.jsonl"}
     out |= {
         "runs": folder / f"runs-{strategy}",
         "data.policy": folder / "policy.json",
@@ -184,10 +184,10 @@ def small_parts(description: dict[str, Any], cached: bool = False) -> SoftTokenB
     return random_backbone(cache=FeatureCache(zoo_home() / "features") if cached else None)
 
 
-def whole_run(folder: Path, strategy: str) -> dict[str, Any]:
-    """`python -m zoo.fit` from data to a published model."""
+def whole_run(folder: Path, strategy: str, recipe: str = "omniguard") -> dict[str, Any]:
+    """`python -m zoo.fit` from data to a published model. The text guard's has a wide half, fitted at the end."""
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()):
-        run, metrics, errors = fitting.fit(arguments(folder, strategy, process()[1]))
+        run, metrics, errors = fitting.fit(arguments(folder, strategy, process()[1], recipe))
     return {"run": str(run), "metrics": metrics, "errors": errors, "printed": out.getvalue()}
 
 
@@ -267,6 +267,8 @@ CHECKS = {
     "fit-ddp": lambda f: whole_run(f, "ddp"),
     "test-ddp": tested,
     "fit-fsdp": lambda f: whole_run(f, "fsdp"),
+    "wide-ddp": lambda f: whole_run(f, "ddp", "thinkguard"),
+    "wide-fsdp": lambda f: whole_run(f, "fsdp", "thinkguard"),
     "usual-sampler": usual_sampler,
 }
 

@@ -51,6 +51,7 @@ def one(folder):
         "broken": lambda f: worker.train(f, "single", loader=worker.good_and_broken),
         "bf16": lambda f: worker.train(f, "single", precision="bf16-mixed"),
         "fit": lambda f: worker.whole_run(f, "single"),
+        "wide": lambda f: worker.whole_run(f, "single", "thinkguard"),
     }
 
     def run(name):
@@ -168,15 +169,15 @@ def test_every_sample_is_judged_once_and_in_order(folder, one):
         assert [x for _, x in found] == pytest.approx([x for _, x in alone], abs=1e-5)
 
 
-def close(a, b, where=""):
-    """Metrics alike to 1e-5, seconds and latencies aside."""
+def close(a, b, where="", within=1e-5):
+    """Metrics alike, seconds and latencies aside."""
     assert type(a) is type(b), where
     if isinstance(a, dict):
         assert set(a) == set(b), where
         for key in set(a) - {"seconds", "latency_ms"}:
-            close(a[key], b[key], f"{where}/{key}")
+            close(a[key], b[key], f"{where}/{key}", within)
     elif isinstance(a, float):
-        assert math.isclose(a, b, abs_tol=1e-5), (where, a, b)
+        assert math.isclose(a, b, abs_tol=within), (where, a, b)
     else:
         assert a == b, (where, a, b)
 
@@ -205,6 +206,23 @@ def test_a_whole_run(folder, one, strategy):
     own = {k.removeprefix("guard.backbone."): v for k, v in saved["state_dict"].items() if k.startswith("guard.")}
     for key, value in expected.items():
         torch.testing.assert_close(own[key], value, **TOLERANCE)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_wide_half_is_fitted_once_for_all(folder, one, strategy):
+    single = one("wide")
+    main, other = two(folder, f"wide-{strategy}")
+    assert other["metrics"] == {} and main["metrics"]["n"] == single["metrics"]["n"]
+    within = 1e-3  # the readers stop at their optimum's tolerance, and one starts from features that differ by rounding
+    close(main["metrics"], single["metrics"], within=within)
+    published, expected = (load_file(Path(r["run"]) / "model" / "model.safetensors") for r in (main, single))
+    readers = [k for k in expected if k.startswith("wide.")]
+    assert len(readers) == 4 and any(expected[k].abs().sum() > 0 for k in readers)
+    for key in readers:
+        torch.testing.assert_close(published[key], expected[key], rtol=within, atol=within)
+    config, its = (json.loads((Path(r["run"]) / "model" / "config.json").read_text()) for r in (main, single))
+    close(config["calibration"], its["calibration"], within=within)
+    assert its["calibration"]["votes"]
 
 
 def test_a_published_model_is_tested_by_both(folder):

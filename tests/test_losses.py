@@ -97,11 +97,21 @@ def test_unknown_labels_are_not_asked_for():
     unknown = Sample.of("x", categories={"a": "no"}, critique="Nothing.")
     assert training_queries(unknown, POLICY) == ([category_query(POLICY.entries[0])], [0], [CATEGORY])
     assert training_queries(Sample.of("x", critique="Nothing."), POLICY) == ([], [], [])
-    safe = Sample.of("x", unsafe=False)
-    assert training_queries(safe, POLICY) == ([verdict_query(POLICY)], [0], [VERDICT])
+    partly = Sample.of("x", unsafe=True, categories={"b": "yes"})  # of the other entries nothing is known
+    assert training_queries(partly, POLICY)[0] == [verdict_query(POLICY), category_query(POLICY.entries[1])]
     # Of another policy's labels nothing follows for this one.
     foreign = Sample.of("x", unsafe=True, categories={"z": "yes"}, policy=Policy("z", (PolicyEntry("z", "z"),)))
     assert training_queries(foreign, POLICY)[0] == []
+
+
+def test_a_safe_row_breaks_no_entry():
+    """A source that only says safe teaches every category, or a guard calls each of them broken on harmless rows."""
+    safe = Sample.of("x", unsafe=False, policy=POLICY)
+    asked = [verdict_query(POLICY), *map(category_query, POLICY.entries)]
+    assert training_queries(safe, POLICY) == (asked, [0] * 4, [VERDICT] + [CATEGORY] * 3)
+    assert len(training_queries(safe, POLICY, most=2)[0]) == 3
+    wider = Policy("w", (*POLICY.entries, PolicyEntry("d", "smoke")))  # of the fourth entry nothing is known
+    assert training_queries(safe, wider) == (asked[1:], [0] * 3, [CATEGORY] * 3)
 
 
 @pytest.mark.parametrize("kind", ["encoded", "tokens"])

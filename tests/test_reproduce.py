@@ -137,6 +137,12 @@ def test_what_is_finished_is_kept_and_what_is_changed_is_run(finished, toy, tmp_
     one = Launcher()
     with_warmer, _ = reproduce([*words, f"claim={changed}", "seeds=1"][1:], one)
     assert one.names == ["warmer-0"] and with_warmer["claim_sha256"] != result["claim_sha256"]
+    other = tmp_path / "other.yaml"  # another claim, with an arm that the first has under another name
+    comparison = {"metric": "auprc", "arm": "plain", "direction": "higher", "margin": 0.0}
+    of_labels = {"claim": "other", "arms": {"plain": arms["labels"]}, "comparisons": [comparison], "rule": "all"}
+    other.write_text(json.dumps({**page(toy.parent), **of_labels}))
+    shared, _ = reproduce([*words, f"claim={other}"][1:], nothing)
+    assert nothing.launched == [] and shared["arms"][0]["metrics"]["auprc"] == result["arms"][1]["metrics"]["auprc"]
 
 
 def test_other_data_or_settings_are_other_runs(toy, finished, monkeypatch):

@@ -214,6 +214,24 @@ def test_gold(unsafe, labels, own, asked, gold):
     assert Sample.of("x", unsafe=unsafe, categories=labels, policy=own).gold(policy) is gold
 
 
+@pytest.mark.parametrize(
+    ("unsafe", "labels", "own", "expected"),
+    [
+        (None, {"fire": "yes"}, FIRE, (True, None, None)),
+        (True, {"fire": "yes"}, FIRE, (True, None, None)),  # the alarm may be broken, too
+        (False, {}, FIRE, (False, False, None)),  # safe under a policy: none of its entries is broken
+        (False, {}, None, (False, False, False)),
+        (False, {"fire": "unknown", "other": "yes"}, FIRE, (False, False, True)),  # another policy's may be
+        (True, {}, FIRE, (None, None, None)),
+        (True, {}, FIRE.subset(["alarm"]), (None, True, None)),  # there is no other entry to break
+        (True, {}, None, (None, None, None)),
+    ],
+)
+def test_labels_that_follow_from_the_verdict(unsafe, labels, own, expected):
+    sample = Sample.of("x", unsafe=unsafe, categories=labels, policy=own)
+    assert tuple(sample.label(id) for id in ("fire", "alarm", "other")) == expected
+
+
 def test_of_and_modality():
     s = Sample.of("hi", image="a.png", audio=["b.wav", "c.wav"], response="no")
     assert [p.type for p in s.parts] == ["text", "image", "audio", "audio", "text"]

@@ -29,6 +29,7 @@ from zoo.core.wide import Votes, fit_votes
 from zoo.core.wide_fit import fit_wide
 from zoo.written import written_against_scored
 
+NAMES = {True: "yes", False: "no", None: "unknown"}
 LATENCY_SAMPLES = 8  # of each modality
 
 
@@ -78,11 +79,7 @@ def calibrate(outcomes: Sequence[Outcome]) -> tuple[Calibration, dict[str, str]]
             reasons["wide"] = "a reader says the same of all validation rows: the language model judges alone"
     scores = torch.sigmoid(Calibration(temperature, votes=votes).verdict(mixed, wide)).tolist()
     threshold = fit_shared_threshold(scores, golds, [o.sample.modality for o in outcomes])
-    pairs = [
-        (v, {"yes": True, "no": False}.get(o.sample.categories.get(k, "unknown")))
-        for o in outcomes
-        for k, v in o.category_log_odds.items()
-    ]
+    pairs = [(v, o.sample.label(k)) for o in outcomes for k, v in o.category_log_odds.items()]
     odds = torch.tensor([v for v, _ in pairs], dtype=torch.float64)
     labels = [g for _, g in pairs]
     category_temperature = fit_temperature(torch.stack([torch.zeros_like(odds), odds], -1), labels)
@@ -166,7 +163,7 @@ def records(
                 score=score,
                 gold=s.gold(o.policy),
                 category_scores=categories,
-                category_gold={k: s.categories.get(k, "unknown") for k in categories},
+                category_gold={k: NAMES[s.label(k)] for k in categories},
                 modality=s.modality,
                 source=s.source,
                 target=s.target,

@@ -1,7 +1,8 @@
 """Arms × seeds as runs on the disk: what is finished is kept, what was stopped goes on, a crash costs one run.
 
 Each run is a process of its own (`python -m zoo.fit …`): its memory is given back, and what kills it kills nothing
-else. Its folder is called after a hash of what decides its outcome, so the same arm of a changed claim is found again.
+else. Its folder is called after a hash of what decides its outcome, so the same arm of a changed claim, or of another
+claim beside it, is found again.
 """
 
 from __future__ import annotations
@@ -90,10 +91,9 @@ class Unit:
 
     @cached_property
     def folder(self) -> Path:
-        """An existing folder with this key, or a new one's name."""
-        return next(
-            iter(sorted(self.root.glob(f"*-{self.key}"))), self.root / f"{self.arm.name}-{self.seed}-{self.key}"
-        )
+        """An existing folder with this key, of this claim or of another, or a new one's name."""
+        same = sorted(self.root.parent.glob(f"*/*-{self.key}"), key=lambda p: (p.parent != self.root, p))
+        return same[0] if same else self.root / f"{self.arm.name}-{self.seed}-{self.key}"
 
     @property
     def run(self) -> Path:

@@ -20,6 +20,7 @@ PLACES = (
     "data.policy=",
     "resume",
 )  # of a machine
+SLICES = ("in-domain", "out-of-domain", "benign-contrast")
 # Sources whose licence asks for attribution.
 CREDITS = {
     "esc50": "ESC-10, part of ESC-50: K. J. Piczak, ESC: Dataset for Environmental Sound Classification, 2015 "
@@ -70,11 +71,20 @@ def _unseen(config: dict[str, Any]) -> str:
     return f"{media}other languages"
 
 
+def _parts(metrics: dict[str, Any], data: GuardDataModule) -> list[tuple[str, dict[str, Any]]]:
+    """GuardZoo's slices, and the sources that gave no training row: which figures are of strange data."""
+    slices = [(f"slice {n}", metrics["by_slice"][n]) for n in SLICES if n in metrics["by_slice"]]
+    if not slices:
+        return []
+    seen = {s.source for s in data.samples("train")}
+    return slices + [(f"held out: {n}", e) for n, e in metrics["by_source"].items() if n not in seen]
+
+
 def guard_card(config: dict[str, Any], metrics: dict[str, Any], data: GuardDataModule) -> str:
     """The card of a guard."""
     rows = [
         [name, e["n"], fmt(e["f1"], e.get("f1_ci95")), fmt(e["auprc"], e.get("auprc_ci95")), fmt(e["fpr"])]
-        for name, e in [("overall", metrics["overall"]), *metrics["by_modality"].items()]
+        for name, e in [("overall", metrics["overall"]), *metrics["by_modality"].items(), *_parts(metrics, data)]
     ]
     base = HUB.get(config["backbone"]["name"])
     terms = f"The licence of {base.repo} holds for these weights, too: {base.licence}.\n\n" if base else ""

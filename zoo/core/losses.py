@@ -69,10 +69,10 @@ def training_queries(
         queries.append(order.verdict(policy, said))
         options.append(int(gold))
         kinds.append(VERDICT)
-    known = [(e, sample.categories.get(e.id, "unknown")) for e in policy.entries]
-    for entry, label in [x for answer in ("yes", "no") for x in known if x[1] == answer][:most]:
+    known = [(e, sample.label(e.id)) for e in policy.entries]
+    for entry, label in [x for answer in (True, False) for x in known if x[1] is answer][:most]:
         queries.append(order.category(entry))
-        options.append(int(label == "yes"))
+        options.append(int(label))
         kinds.append(CATEGORY)
     for query, option in state_targets(sample, policy, order, steps):
         queries.append(query)
@@ -80,7 +80,7 @@ def training_queries(
         kinds.append(STATE)
     if gold is None:
         return queries, options, kinds
-    broken = [e.name for e in policy.entries if sample.categories.get(e.id) == "yes"]
+    broken = [e.name for e, label in known if label]
     written = [(order.critique(gold, broken, said), CRITIQUE)] if said else []
     if lines:
         written.append((order.assessment(policy, said, gold), LINE))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.schema import DataError, Policy, Sample, near
+from datamodules.schema import DataError, Policy, near
 from zoo.core.calibration import fit_platt, fit_threshold
 from zoo.core.guard import mixed_odds
 
@@ -70,11 +70,6 @@ def check_categories(name: str, categories: Sequence[str], policy: Policy) -> No
     for id in categories:
         if id not in policy.ids:
             raise DataError(f"expert {name!r}: policy {policy.name!r} has no entry {id!r}{near(id, policy.ids)}")
-
-
-def label(sample: Sample, policy: Policy, id: str) -> bool | None:
-    """Whether entry `id` is broken: what its label says, or follows from a verdict of safe; None: unknown."""
-    return sample.gold(policy.subset([id]))
 
 
 def fit_calibration(

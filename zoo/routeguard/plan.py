@@ -11,7 +11,7 @@ from datamodules.bank import rng_for
 from datamodules.schema import DataError, Policy, Sample
 from zoo.core.losses import CATEGORY, VERDICT
 from zoo.core.query import Query, category_query, verdict_query
-from zoo.routeguard.experts import MONOLITH, Expert, label
+from zoo.routeguard.experts import MONOLITH, Expert
 
 READER, STAGE = "reader", "stage"  # keys in a training copy's `meta`
 
@@ -96,7 +96,7 @@ def reader_queries(
         queries.append(verdict_query(part))
         options.append(int(gold))
         kinds.append(VERDICT)
-    known = [(e, answer) for e in part.entries if (answer := label(sample, part, e.id)) is not None]
+    known = [(e, answer) for e in part.entries if (answer := sample.label(e.id)) is not None]
     rng_for(seed, sample.id).shuffle(known)
     for entry, answer in sorted(known, key=lambda x: not x[1])[:most]:
         queries.append(category_query(entry))

@@ -14,7 +14,7 @@ import torch
 
 from datamodules.buckets import characters
 from datamodules.schema import MediaError, Policy, Sample
-from zoo.routeguard.experts import MONOLITH, Expert, ExpertCalibration, fit_calibration, label
+from zoo.routeguard.experts import MONOLITH, Expert, ExpertCalibration, fit_calibration
 from zoo.routeguard.model import RouteGuard
 from zoo.routeguard.plan import route_targets
 from zoo.routeguard.router import pooled
@@ -134,7 +134,7 @@ def labels_of(samples: Sequence[Sample], policies: Sequence[Policy], whole: Poli
     out = np.full((len(samples), len(whole)), -1)
     for i, (s, p) in enumerate(zip(samples, policies)):
         for c, id in enumerate(whole.ids):
-            if id in p.ids and (known := label(s, p, id)) is not None:
+            if id in p.ids and (known := s.label(id)) is not None:
                 out[i, c] = known
     return out
 
