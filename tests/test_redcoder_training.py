@@ -11,18 +11,20 @@ import torch
 from helpers import save_language_model
 
 from datamodules.base import GuardDataModule
-from datamodules.code_tasks import builtin
+from datamodules.code_tasks import Task, builtin
 from datamodules.games import INSECURE, POLICY, load_games, load_prompts
 from datamodules.schema import DataError
 from zoo import fit, publish
 from zoo import test as command
 from zoo.config import compose, plain
 from zoo.core.backbones import causal_lm
+from zoo.core.verdict import Verdict
 from zoo.core.weights import CheckpointError
-from zoo.redcoder import trained
+from zoo.redcoder import recipe, trained
 from zoo.redcoder.attackers import State, attack_chat
 from zoo.redcoder.chats import END, START
 from zoo.redcoder.conversation import Exchange
+from zoo.redcoder.gate import threshold_for
 from zoo.redcoder.language_model import LanguageModel
 from zoo.redcoder.model import NONE, NextPrompt, Row, byte_pairs, figures, small_model, total
 from zoo.redcoder.module import RedCoderModule
@@ -346,6 +348,50 @@ def test_over_a_language_model_of_one_s_own_only_adapters_are_kept(played, tmp_p
     save_language_model(base, seed=1)
     with pytest.raises(CheckpointError, match="its base is another one now"):
         trained.load(folder / "model")
+
+
+def test_a_threshold_that_lets_benign_prompts_through(tmp_path, monkeypatch):
+    """Fitted on every other prompt, measured on the rest: guards are compared at one rate of false alarms."""
+    assert [threshold_for([0.1, 0.4, 0.4, 0.9], s) > 0.4 for s in (0.0, 0.25, 0.5, 0.75)] == [True, True, True, False]
+    for scores, share in ((torch.rand(83).tolist(), 0.1), ([0.5] * 10, 0.3), ([0.2, 0.3], 0.0), ([0.1], 0.99)):
+        cut = threshold_for(scores, share)
+        assert sum(s >= cut for s in scores) <= share * len(scores)
+        lower = [s for s in sorted(set(scores), reverse=True) if s < cut]  # one step down is too many
+        assert not lower or sum(s >= lower[0] for s in scores) > int(share * len(scores))
+    with pytest.raises(DataError, match="more benign prompts than that the score 1"):
+        threshold_for([1.0, 1.0, 0.2], 0.5)
+
+    class Guard:
+        name = "lengths"
+
+        def eval(self):
+            return self
+
+        def moderate(self, samples, policy=None, threshold=None):
+            scores = [len(s.parts[-1].text) / 1000 for s in samples]
+            return [Verdict(s.id, self.name, x >= threshold, x, threshold) for s, x in zip(samples, scores)]
+
+    tasks = [Task(f"h{n}", "x" * (10 * n + 1)) for n in range(40)]
+    monkeypatch.setattr(recipe, "human_eval", lambda data_dir: tasks)
+    monkeypatch.setattr(recipe, "load", lambda name: Guard())
+    words = ["recipe=redcoder_eval", "guard=lengths", "guarding.benign_rate=0.1"]
+    with pytest.raises(DataError, match="give data_dir=FOLDER"):
+        recipe.look(plain(compose(words)))
+    config = plain(compose([*words, "data_dir=x"]))
+    recipe.check_eval(config)
+    gate = recipe.gate_of(config)
+    assert (
+        recipe.look(config) and 0.341 < gate.threshold < 0.3411
+    )  # of 20 fitted on, 361 and 381 characters are over it
+    assert recipe.benign(gate, "x", 1)["flagged"]["count"] == 3 and recipe.benign(gate, "x", 1)["flagged"]["n"] == 20
+    for word, said in (("guarding.benign_rate=1", "from 0 to below 1"), ("guarding.threshold=0.5", "leave")):
+        with pytest.raises(DataError, match=said):
+            recipe.check_eval(plain(compose(config_words(words, word))))
+
+
+def config_words(words, word):
+    """`words` with `word` in the place of another value of its key."""
+    return [*(w for w in words if w.partition("=")[0] != word.partition("=")[0]), word, "data_dir=x"]
 
 
 class Keep(L.Callback):

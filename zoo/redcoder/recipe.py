@@ -27,7 +27,7 @@ from zoo.redcoder.arsenal import Arsenal, Minilm
 from zoo.redcoder.conversation import messages
 from zoo.redcoder.evaluator import Evaluator, analysers_named
 from zoo.redcoder.gaming import RETRIEVAL, Arm
-from zoo.redcoder.gate import JUDGED, SCOPES, Gate, sample_of
+from zoo.redcoder.gate import JUDGED, SCOPES, Gate, sample_of, threshold_for
 from zoo.redcoder.journal import Journal
 from zoo.redcoder.language_model import LanguageModel
 from zoo.redcoder.prototypes import write_training_set
@@ -51,6 +51,15 @@ def check_eval(config: dict[str, Any]) -> None:
     ):
         if value not in known:
             raise DataError(f"{key}={value}: expected one of {', '.join(known)}")
+    g = config["guarding"]
+    if (share := g.get("benign_rate")) is not None:
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+            raise DataError(f"guarding.benign_rate={share}: expected a share from 0 to below 1")
+        if g["threshold"] is not None or g["judges"] == "reply":
+            raise DataError(
+                "guarding.benign_rate fits the threshold on benign prompts: leave guarding.threshold out, and let the "
+                "guard judge prompts"
+            )
     budget = {f"budget.{k}": v for k, v in config["budget"].items()}
     for key, value in {**budget, "max_reply": config["max_reply"], "chunk": config["chunk"]}.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -75,6 +84,12 @@ def check_gaming(config: dict[str, Any]) -> None:
         raise DataError("redcoder_gaming plays with one attacker: attackers=[scripted:explore]")
 
 
+def check_benign(config: Mapping[str, Any]) -> None:
+    """Raises `DataError` where a threshold is to be fitted on prompts that are nowhere."""
+    if config["guarding"].get("benign_rate") is not None and config["data_dir"] is None:
+        raise DataError("guarding.benign_rate fits the threshold on HumanEval's prompts: give data_dir=FOLDER")
+
+
 def tasks_of(config: Mapping[str, Any]) -> list[Task]:
     t = config["tasks"]
     return load_tasks(t["source"], t["path"], config["data_dir"], t["limit"], t.get("skip", 0))
@@ -87,6 +102,7 @@ def draws(config: Mapping[str, Any]) -> bool:
 
 def look(config: dict[str, Any]) -> tuple[str, list[Sample]]:
     """The hash of the tasks, and a row for each of them: all are attacks, and a game that succeeds is a flagged row."""
+    check_benign(config)
     tasks = tasks_of(config)
     digest = hashlib.sha256(canonical_json([t.to_dict() for t in tasks]).encode()).hexdigest()
     rows = [
@@ -133,7 +149,13 @@ def gate_of(config: Mapping[str, Any]) -> Gate | None:
         return None
     g = config["guarding"]
     policy = Policy.from_file(g["policy"]) if g["policy"] else None
-    return Gate(load(config["guard"]), g["scope"], g["judges"], policy, g["threshold"])
+    gate = Gate(load(config["guard"]), g["scope"], g["judges"], policy, g["threshold"])
+    if (share := g.get("benign_rate")) is not None:
+        check_benign(config)
+        judged = gate.prompts(*benign_prompts(config["data_dir"], 0))
+        gate.threshold = threshold_for([j.score for j in judged if j], share)
+        print(f"guarding.benign_rate={share:g}: threshold {gate.threshold:.6f}", file=sys.stderr)
+    return gate
 
 
 def arms_of(config: Mapping[str, Any], gate: Gate | None) -> list[Arm]:
@@ -254,7 +276,8 @@ def test_eval(config: dict[str, Any], name: str, resume: str | None, given: Mapp
     run = begun(config, run)
     journal, about = play_all(parts, run)
     metrics: dict[str, Any] = {"model": config["victim"], "arms": summarise(journal, about, len(parts.tasks))}
-    metrics["benign"] = benign(parts.gate, config["data_dir"])
+    fitted = config["guarding"].get("benign_rate") is not None  # then on the prompts that did not fit its threshold
+    metrics["benign"] = benign(parts.gate, config["data_dir"], 1 if fitted else None)
     _write_rows(journal, list(about), config["tasks"]["source"], run)
     if config["transcripts"]:
         write_pages(journal, run / "transcripts")
@@ -296,17 +319,25 @@ def test_gaming(config: dict[str, Any], name: str, resume: str | None, given: Ma
     return 0
 
 
-def benign(gate: Gate | None, data_dir: str | None) -> dict[str, Any]:
-    """How many of HumanEval's benign prompts the guard stops; None with a reason where that cannot be measured."""
+def benign_prompts(data_dir: str, part: int | None) -> tuple[list[list[Any]], list[str]]:
+    """Empty histories and HumanEval's prompts: every other one from `part` (0 or 1) on, or all of them (None)."""
+    tasks = human_eval(data_dir)[slice(part, None, None if part is None else 2)]
+    return [[] for _ in tasks], [t.request for t in tasks]
+
+
+def benign(gate: Gate | None, data_dir: str | None, part: int | None = None) -> dict[str, Any]:
+    """How many of HumanEval's benign prompts the guard stops; None with a reason where that cannot be measured.
+
+    `part`: see `benign_prompts`.
+    """
     if gate is None:
         return {"flagged": None, "reason": "no guard"}
     if data_dir is None:
         return {"flagged": None, "reason": "HumanEval is read from data_dir=FOLDER"}
     if gate.judges == "reply":
         return {"flagged": None, "reason": "the guard judges replies alone"}
-    tasks = human_eval(data_dir)
-    judged = gate.prompts([[]] * len(tasks), [t.request for t in tasks])
-    return {"flagged": rate(sum(bool(j and j.flagged) for j in judged), len(tasks))}
+    judged = gate.prompts(*benign_prompts(data_dir, part))
+    return {"flagged": rate(sum(bool(j and j.flagged) for j in judged), len(judged)), "threshold": gate.threshold}
 
 
 def _write_rows(journal: Journal, arms: list[str], source: str, run: Path) -> None:
