@@ -368,6 +368,7 @@ def test_a_threshold_that_lets_benign_prompts_through(tmp_path, monkeypatch):
             return self
 
         def moderate(self, samples, policy=None, threshold=None):
+            threshold = 0.5 if threshold is None else threshold
             scores = [len(s.parts[-1].text) / 1000 for s in samples]
             return [Verdict(s.id, self.name, x >= threshold, x, threshold) for s, x in zip(samples, scores)]
 
