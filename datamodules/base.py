@@ -187,6 +187,7 @@ class GuardDataModule(L.LightningDataModule):
                 raise DataError(f"source {self.source!r} has no usable sample{self._why_empty()}")
             if self.bucket:
                 text_alone(corpus.samples)
+            self.policy = self.policy or corpus.policy
             self.critiques = prepared(self.critic, corpus.split("train"), self.fixed_policy)
             self._corpus = corpus
         return self._corpus

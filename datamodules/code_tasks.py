@@ -150,10 +150,15 @@ SOURCES = (BUILTIN, *PUBLIC)
 
 
 def load_tasks(
-    source: str, path: str | Path | None = None, data_dir: str | Path | None = None, limit: int | None = None
+    source: str,
+    path: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    limit: int | None = None,
+    skip: int = 0,
 ) -> list[Task]:
-    """Tasks of a source, or of a JSONL file (`path`), the first `limit` of them. Raises `DataError`: an unknown source,
-    no data_dir, a bad line, an id that comes twice, no task at all.
+    """Tasks of a source, or of a JSONL file (`path`), the first `limit` of them after the first `skip`.
+
+    Raises `DataError`: an unknown source, no data_dir, a bad line, an id that comes twice, no task at all.
     """
     if path is not None:
         tasks = _own(Path(path))
@@ -167,6 +172,8 @@ def load_tasks(
         tasks = PUBLIC[source](data_dir)
     if limit is not None and limit < 1:
         raise DataError(f"tasks.limit={limit}: give a number from 1 on, or null for all")
+    if isinstance(skip, bool) or not isinstance(skip, int) or skip < 0:
+        raise DataError(f"tasks.skip={skip}: give a number from 0 on")
     seen: set[str] = set()
     for t in tasks:
         if t.id in seen:
@@ -174,7 +181,9 @@ def load_tasks(
         seen.add(t.id)
     if not tasks:
         raise DataError(f"{path or source}: no tasks in it")
-    return tasks[:limit]
+    if skip >= len(tasks):
+        raise DataError(f"tasks.skip={skip}: there are {len(tasks)} tasks, and none is left")
+    return tasks[skip:][:limit]
 
 
 def _own(path: Path) -> list[Task]:

@@ -1,4 +1,4 @@
-"""Sources by name: the sample corpus, the real files, GuardZoo, a user's manifest."""
+"""Sources by name: the sample corpus, the real files, GuardZoo, games against a code model, a user's manifest."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from datamodules.bank import PolicyBank, unique_ids
 from datamodules.corpus import scenes
 from datamodules.corpus.concepts import bank as scene_bank
 from datamodules.corpus.types import Corpus
+from datamodules.games import load_games, load_prompts
 from datamodules.guardzoo import HELD_OUT, load_guardzoo
 from datamodules.lazy import joined, of_modalities, splits_of, taken
 from datamodules.manifest import load_manifest
@@ -24,7 +25,7 @@ from datamodules.sources.split import assign_splits, near_duplicate_groups
 from datamodules.sources.wordings import text_bank
 from datamodules.taxonomy import DEFAULT_POLICY
 
-SOURCES = ("sample", "real", "guardzoo", "policyguard", "manifest")
+SOURCES = ("sample", "real", "guardzoo", "policyguard", "manifest", "games", "prompts")
 HOLDS_OUT = ("guardzoo", "policyguard")  # sources of which parts can be for test alone
 MODALITIES = ("text", "image", "audio", "video", "joint")
 
@@ -84,6 +85,10 @@ def load_corpus(
             corpus = load_policyguard(data_dir, seed, scale, licences, held_out or (), max_rows)
     elif source == "manifest":
         corpus = load_manifest(path, data_dir, policy, seed, max_rows)
+    elif source == "games":
+        corpus = load_games(path, seed, max_rows)
+    elif source == "prompts":
+        corpus = load_prompts(path, seed, max_rows)
     else:
         raise DataError(f"unknown data source {source!r}{near(source, SOURCES)}")
     if modalities:
@@ -108,7 +113,7 @@ def _merged(corpora: Sequence[Corpus]) -> Corpus:
         "errors": [e for c in corpora for e in c.report.get("errors", [])],
         "near_duplicates": len(samples) - len(kept),
     }
-    return Corpus(kept, bank, report)
+    return Corpus(kept, bank, report, next((c.policy for c in corpora if c.policy is not None), None))
 
 
 def load_sample(seed: int = 0, scale: float = 1.0, modalities: Sequence[str] | None = None) -> Corpus:

@@ -237,6 +237,17 @@ def test_once_warm_no_phrase_is_encoded(tmp_path, monkeypatch):
     assert seen == before
 
 
+def test_a_bag_of_words_that_is_frozen_with_its_model_is_kept_too(tmp_path, monkeypatch):
+    """An expert over such a guard trains adapters alone: what the base reads of a text is then always the same."""
+    rows = [Sample.of(text, id=text) for text in ("the picture shows fire", "no fire")]
+    plain = random_backbone("adapted").requires_grad_(False)
+    backbone = random_backbone("adapted", cache=FeatureCache(tmp_path / "cache")).requires_grad_(False)
+    seen = count(backbone, monkeypatch)
+    assert backbone.warm(rows, phrases(rows)) == [] and seen["lexical"] == 2
+    torch.testing.assert_close(run(backbone, rows)[1], run(plain, rows)[1], rtol=1e-5, atol=1e-5)
+    assert seen["lexical"] == 2
+
+
 @pytest.mark.parametrize("frames, sound", [(False, True), (True, False)])
 def test_a_clip_with_a_sense_turned_off_is_warmed_too(tmp_path, monkeypatch, frames, sound):
     reads = fake_video(monkeypatch)

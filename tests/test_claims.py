@@ -339,11 +339,15 @@ def test_claims_are_whole_and_their_recipes_take_what_they_set(name, tmp_path):
     claim = load_claim(name)
     page = (claims.claims_folder() / f"{name}.yaml").read_text(encoding="utf-8")
     assert page.startswith(f"# python -m zoo.reproduce claim={name} ") and claim.seeds >= 3
-    assert claim.gpu or name == "redcoder_analyser"  # it runs no model
-    units = plan_units(claim, 2, {}, False, tmp_path)
-    assert set(units) == {(a, s) for a in claim.arms for s in (0, 1)}
+    on_gpu = claim.gpu or any(a.gpu for a in claim.arms.values())
+    assert on_gpu or name == "redcoder_analyser"  # it runs no model
+    for asked in (claim, *(claim.over(b) for b in claim.backbones)):
+        units = plan_units(asked, 2, {}, False, tmp_path)
+        assert set(units) == {(a, s) for a in claim.arms for s in (0, 1)}
+        scripted = any((u.arm.model or "").startswith("scripted:") for u in units.values())
+        assert scripted == ("scripted" in asked.title) == ("SCRIPTED" in asked.size)  # it measures no model
     for arm in claim.arms.values():
-        settings = {**claim.defaults, **(claim.gpu or {}), **arm.overrides}
+        settings = {**claim.defaults, **(claim.gpu or {}), **arm.gpu, **arm.overrides}
         compose([f"recipe={arm.recipe}", *(f"{k}={v}" for k, v in settings.items() if k != "calibrate")])
 
 

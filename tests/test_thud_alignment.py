@@ -330,7 +330,7 @@ def test_a_claim_trains_and_probes_with_one_recipe(tmp_path):
     units = plan_units(load_claim("thud_shortcut"), 1, {}, False, tmp_path)
     fit, test = units["natural", 0], units["probe", 0]
     assert benchmark_of(fit.arm, fit.config) is None and benchmark_of(test.arm, test.config) is BENCHMARKS["thud"]
-    assert test.uses is fit and fit.config[SFT]["clips"] == "natural"
+    assert test.uses == {"model": fit} and fit.config[SFT]["clips"] == "natural"
     assert benchmark_of(fit.arm, {"method": "muirbench"}) is BENCHMARKS["muirbench"]
 
 

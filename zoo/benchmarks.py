@@ -24,7 +24,7 @@ class Benchmark:
     `subject` is the setting that `model=` stands for (`victim`), None where `model=` names a model of its own.
     `resume` is what `resume=` was given (None: nothing), for those that `resumes`; `given` are the words of a command.
     `look(config)` gives the hash and the samples of its judged rows; without it, no claim can be made of it.
-    `check(config)` raises what is wrong with a configuration.
+    `check(config)` raises what is wrong with a configuration. `draws(config)`: whether its outcome depends on the seed.
     """
 
     test: Callable[[dict[str, Any], str, str | None, Mapping[str, str]], int]
@@ -32,6 +32,7 @@ class Benchmark:
     resumes: bool = False
     look: Callable[[dict[str, Any]], tuple[str, Sequence[Sample]]] | None = None
     check: Callable[[dict[str, Any]], None] = lambda config: None
+    draws: Callable[[Mapping[str, Any]], bool] = lambda config: False
 
 
 BENCHMARKS = {
@@ -41,9 +42,21 @@ BENCHMARKS = {
         lambda config, model, resume, given: debuglm.test(config, model), look=debuglm.look, check=debuglm.check
     ),
     "redcoder_eval": Benchmark(
-        redcoder.test_eval, "victim", resumes=True, look=redcoder.look, check=redcoder.check_eval
+        redcoder.test_eval,
+        "victim",
+        resumes=True,
+        look=redcoder.look,
+        check=redcoder.check_eval,
+        draws=redcoder.draws,
     ),
-    "redcoder_gaming": Benchmark(redcoder.test_gaming, "victim", resumes=True, check=redcoder.check_gaming),
+    "redcoder_gaming": Benchmark(
+        redcoder.test_gaming,
+        "victim",
+        resumes=True,
+        look=redcoder.look,
+        check=redcoder.check_gaming,
+        draws=redcoder.draws,
+    ),
     "redcoder_analyser": Benchmark(
         lambda config, model, resume, given: analyser_recipe.test(config),
         "analyser",

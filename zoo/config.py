@@ -22,7 +22,8 @@ import recipes
 from datamodules.schema import DataError, near
 
 GROUPS = ("data", "trainer", "backbone")
-PATHS = ("data_dir", "path", "policy", "revision", "base")  # keys that are null until they name a file or a version
+# Keys that are null until they name a file or a version.
+PATHS = ("data_dir", "path", "policy", "revision", "base", "games", "attacker")
 MAPS = ("experts", "also")  # keys that are null until they hold a mapping
 LISTS = ("modalities", "held_out", "categories")  # keys that are null until they hold a list
 

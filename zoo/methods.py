@@ -30,6 +30,7 @@ from zoo.omniguard.model import omniguard
 from zoo.policyguard.evaluation import measure as measure_steps
 from zoo.policyguard.evaluation import table as steps_table
 from zoo.policyguard.model import policyguard
+from zoo.redcoder import trained as redcoder
 from zoo.registry import recipe_backbone, save
 from zoo.routeguard import recipe as routeguard
 from zoo.routeguard.tables import routing_table
@@ -187,6 +188,7 @@ METHODS = {
     "debuglm": Method(
         debuglm.build, debuglm.finish, debuglm_test.table, debuglm.check, several=False, data=debuglm.build_data
     ),
+    "redcoder": Method(redcoder.build, redcoder.finish, redcoder.table, redcoder.check, several=False),
     "expert": Method(routeguard.build_expert, routeguard.finish_expert, text_table, routeguard.check, several=False),
     "soundtagger": Method(
         _build_tagger,

@@ -16,6 +16,7 @@ from zoo.core.run import write_json
 
 PUBLISHED = ("README.md", "config.json", "model.safetensors")
 LIMIT = 45_000_000  # bytes
+ATTACKER = "attacker"  # what `zoo.redcoder.trained` calls its models
 
 
 def publish(run: Path, name: str, summary: str, folder: Path | None = None) -> Path:
@@ -24,6 +25,11 @@ def publish(run: Path, name: str, summary: str, folder: Path | None = None) -> P
         raise DataError(f"{name!r} cannot be a model's name: use letters, digits, '.', '_' and '-'")
     source = weights.find(run)
     config, state = weights.read(source)
+    if config.get("kind") == ATTACKER:
+        raise DataError(
+            f"{run}: an attacker's weights are published nowhere: give away the recipe ({config.get('method')}), which "
+            "trains it again on games with the models that one answers for"
+        )
     base = (config.get("backbone") or {}).get("path")
     if base is not None and not is_hub_name(base):
         raise DataError(

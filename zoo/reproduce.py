@@ -2,7 +2,8 @@
 
 Every arm is trained (or tested) with every seed, figures get 95 % intervals over test rows and seeds, and the verdict
 follows the rule in `recipes/claims/<name>.yaml`. What is finished is kept under `runs/claims/<name>/`: the same command
-goes on where it was stopped. `gpu=true` takes the claim's settings for a GPU; other key=value words go to every arm.
+goes on where it was stopped. `gpu=true` takes the claim's settings for a GPU, `backbone=NAME` those that its page has
+for that backbone; other key=value words go to every arm.
 """
 
 from __future__ import annotations
@@ -39,9 +40,12 @@ def reproduce(arguments: list[str], launch: Launch = run_process) -> tuple[dict[
     if not name:
         raise DataError(f"give claim=NAME; known: {', '.join(claim_names())}")
     claim = load_claim(name)
+    backbone = given.pop("backbone") if given.get("backbone") in claim.backbones else None
+    if backbone is not None:
+        claim = claim.over(backbone)
     seeds = _number(given.pop("seeds", str(claim.seeds)))
     gpu = _switch(given.pop("gpu", "false"))
-    if gpu and claim.gpu is None:
+    if gpu and claim.gpu is None and not any(a.gpu for a in claim.arms.values()):
         raise DataError(f"claim {claim.name!r} has no `gpu` settings: give them as key=value")
     root = Path(given.pop("runs", "runs")) / "claims" / claim.name
     results = given.pop("results", None)
@@ -62,7 +66,7 @@ def reproduce(arguments: list[str], launch: Launch = run_process) -> tuple[dict[
         print("the others are kept: the same command runs the missing ones", file=sys.stderr)
         return None, None
     result = _result(claim, units, seeds, _command(arguments))
-    path = report.write(folder, claim.name + ("-gpu" if gpu else ""), result)
+    path = report.write(folder, report.stem(claim.name, backbone, gpu), result)
     return result, path
 
 
@@ -120,8 +124,9 @@ def _carry_out_all(claim: Claim, units: Mapping[tuple[str, int], Unit], launch: 
         print(f"{head}: {unit.folder}", file=sys.stderr)
         started = time.perf_counter()
         try:
-            if unit.uses and unit.uses.key in failed:
-                raise ArmError(f"it tests {unit.uses.name}, which failed")
+            for used in unit.uses.values():
+                if used.key in failed:
+                    raise ArmError(f"it uses {used.name}, which failed")
             carry_out(unit, launch)
         except ArmError as e:
             failed[unit.key] = (unit, str(e))

@@ -8,7 +8,7 @@ from typing import Any
 
 from datamodules.bank import PolicyBank
 from datamodules.lazy import in_split
-from datamodules.schema import Sample
+from datamodules.schema import Policy, Sample
 
 
 @dataclass
@@ -17,11 +17,13 @@ class Corpus:
     they have a verdict.
 
     `bank` words the entries that training policies are drawn from. `report` counts what is here and what was left out.
+    `policy` is what rows are judged under where the user gives none; None: the 15 categories.
     """
 
     samples: Sequence[Sample]
     bank: PolicyBank
     report: dict[str, Any] = field(default_factory=dict)
+    policy: Policy | None = None
 
     def split(self, name: str) -> Sequence[Sample]:
         """The samples of one split, in order."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -32,11 +32,40 @@ RESERVED = ("recipe", "model", "seed", "resume", "runs")  # what the runner sets
 
 
 @dataclass(frozen=True)
+class Place:
+    """The run's folder of an arm, or, with `inside`, a file or folder in it."""
+
+    arm: str
+    inside: str = ""
+
+    @classmethod
+    def of(cls, text: str) -> Place:
+        """From `arm:<name>` or `arm:<name>/<path>`. Raises `DataError` for a path that leaves the run's folder."""
+        arm, _, inside = text.removeprefix(ARM).partition("/")
+        if ".." in PurePosixPath(inside).parts or inside.startswith("/"):
+            raise DataError(f"{text}: a place inside the run of arm {arm!r}")
+        return cls(arm, inside)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Another victim or model that the experiment can be done with: what it changes. `model` takes the place of every
+    model that a test names."""
+
+    settings: Mapping[str, str]
+    model: str | None = None
+    title: str | None = None
+    size: str | None = None
+
+
+@dataclass(frozen=True)
 class Arm:
     """One way to get a model and its judged rows. `model`, of a test: a name, a folder, or `arm:<other>`; that of a
-    baseline is its name.
+    baseline is its name. A setting, too, may be the run's folder of another arm, or a place in it:
+    `arm:<other>/arsenal`.
 
-    `outcomes` is the file of judged rows in the run's folder: a method may write others beside `scores.jsonl`.
+    `outcomes` is the file of judged rows in the run's folder: a method may write others beside `scores.jsonl`. `gpu`:
+    its own settings for a GPU, beside the claim's.
     """
 
     name: str
@@ -45,11 +74,13 @@ class Arm:
     model: str | None = None
     overrides: Mapping[str, str] = field(default_factory=dict)
     outcomes: str = "scores"
+    gpu: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def uses(self) -> str | None:
-        """The arm whose run this one tests."""
-        return self.model.removeprefix(ARM) if self.model and self.model.startswith(ARM) else None
+    def uses(self) -> dict[str, Place]:
+        """What this arm has from the runs of others, by setting; `model` is what it tests."""
+        given = {**self.overrides, **({"model": self.model} if self.model else {})}
+        return {k: Place.of(v) for k, v in given.items() if v.startswith(ARM)}
 
 
 @dataclass(frozen=True)
@@ -92,7 +123,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Claim:
-    """`at_least`: how many of the deciding comparisons have to be reproduced. `sha256` is the YAML's."""
+    """`at_least`: how many of the deciding comparisons have to be reproduced. `sha256` is the YAML's.
+
+    `backbones`: what `backbone=NAME` stands for; a claim without that name hands the word to its arms.
+    """
 
     name: str
     title: str
@@ -106,6 +140,17 @@ class Claim:
     comparisons: tuple[Comparison, ...]
     at_least: int
     sha256: str
+    backbones: Mapping[str, Backbone] = field(default_factory=dict)
+
+    def over(self, name: str) -> Claim:
+        """The same experiment with one of its `backbones`."""
+        other = self.backbones[name]
+        arms = {
+            k: replace(a, model=other.model) if other.model and a.verb == "test" and "model" not in a.uses else a
+            for k, a in self.arms.items()
+        }
+        title, size = other.title or self.title, other.size or self.size
+        return replace(self, arms=arms, title=title, size=size, defaults={**self.defaults, **other.settings})
 
     def order(self) -> list[Arm]:
         """Arms, each after the one that it uses. Raises `DataError` for a cycle."""
@@ -114,8 +159,8 @@ class Claim:
         def add(name: str, path: tuple[str, ...]) -> None:
             if name in path:
                 raise DataError(f"claim {self.name}: arms use each other in a cycle: {' → '.join((*path, name))}")
-            if self.arms[name].uses:
-                add(self.arms[name].uses, (*path, name))
+            for place in self.arms[name].uses.values():
+                add(place.arm, (*path, name))
             out.setdefault(name, self.arms[name])
 
         for name in self.arms:
@@ -149,8 +194,9 @@ def load_claim(name: str) -> Claim:
     try:
         claim = _claim(page, path.stem, hashlib.sha256(raw).hexdigest())
         for arm in claim.order():
-            if arm.uses and claim.arms[arm.uses].verb != "fit":
-                raise DataError(f"arm {arm.name!r} uses arm {arm.uses!r}, which makes no model")
+            tested = arm.uses.get("model")
+            if tested and (claim.arms[tested.arm].verb != "fit" or tested.inside):
+                raise DataError(f"arm {arm.name!r} uses arm {tested.arm!r}, which makes no model")
     except DataError as e:
         raise DataError(f"{path}: {e}") from e
     return claim
@@ -160,8 +206,13 @@ def load_claim(name: str) -> Claim:
 
 
 def _claim(page: Any, stem: str, digest: str) -> Claim:
-    known = ("claim", "title", "paper", "size", "seeds", "defaults", "gpu", "arms", "metrics", "comparisons", "rule")
-    page = _mapping(page, "a claim", known, required=("claim", "title", "paper", "arms", "metrics", "comparisons"))
+    known = ("claim", "title", "paper", "size", "seeds", "defaults", "gpu", "backbones", "arms", "metrics")
+    page = _mapping(
+        page,
+        "a claim",
+        (*known, "comparisons", "rule"),
+        required=("claim", "title", "paper", "arms", "metrics", "comparisons"),
+    )
     if page["claim"] != stem:
         raise DataError(f"`claim` is {page['claim']!r}, but the file is called {stem!r}: make them the same")
     seeds = page.get("seeds", 3)
@@ -169,8 +220,9 @@ def _claim(page: Any, stem: str, digest: str) -> Claim:
         raise DataError(f"seeds: {seeds!r}: expected a number from 1 on")
     arms = {k: _arm(k, v) for k, v in _mapping(page["arms"], "arms").items()}
     for arm in arms.values():
-        if arm.uses is not None and arm.uses not in arms:
-            raise DataError(f"arm {arm.name!r} uses the unknown arm {arm.uses!r}{near(arm.uses, list(arms))}")
+        for name in (p.arm for p in arm.uses.values()):
+            if name not in arms:
+                raise DataError(f"arm {arm.name!r} uses the unknown arm {name!r}{near(name, list(arms))}")
     metrics = {k: _metric(k, v) for k, v in _mapping(page["metrics"], "metrics").items()}
     if not isinstance(page["comparisons"], list) or not page["comparisons"]:
         raise DataError("`comparisons` must be a list, and not empty")
@@ -188,6 +240,9 @@ def _claim(page: Any, stem: str, digest: str) -> Claim:
         comparisons=comparisons,
         at_least=_rule(page.get("rule", "all"), sum(c.decides for c in comparisons)),
         sha256=digest,
+        backbones={k: _backbone(k, v) for k, v in _mapping(page["backbones"], "backbones").items()}
+        if page.get("backbones")
+        else {},
     )
 
 
@@ -204,7 +259,7 @@ def _mapping(raw: Any, what: str, known: Sequence[str] = (), required: Sequence[
 
 def _arm(name: str, raw: Any) -> Arm:
     what = f"arm {name!r}"
-    raw = _mapping(raw, what, ("verb", "recipe", "model", "overrides", "outcomes"), ("recipe",))
+    raw = _mapping(raw, what, ("verb", "recipe", "model", "overrides", "outcomes", "gpu"), ("recipe",))
     verb = _choice(raw.get("verb", "fit"), VERBS, f"{what}: verb")
     if (verb != "fit") != bool(raw.get("model")):
         raise DataError(f"{what}: `model` is what verb: test and verb: baseline need, and only they")
@@ -214,16 +269,26 @@ def _arm(name: str, raw: Any) -> Arm:
     if not outcomes.replace("_", "").isalnum():
         raise DataError(f"{what}: outcomes: {outcomes!r} is not the stem of a file in the run's folder")
     model = str(raw["model"]) if raw.get("model") else None
-    return Arm(name, verb, str(raw["recipe"]), model, _overrides(raw.get("overrides") or {}, what), outcomes)
+    own, gpu = _overrides(raw.get("overrides") or {}, what, places=True), _overrides(raw.get("gpu") or {}, what)
+    return Arm(name, verb, str(raw["recipe"]), model, own, outcomes, gpu)
 
 
-def _overrides(raw: Any, what: str) -> dict[str, str]:
-    """`key: value` as a command line says them."""
+def _backbone(name: str, raw: Any) -> Backbone:
+    what = f"backbone {name!r}"
+    raw = _mapping(raw, what, ("model", "title", "size", "settings"))
+    texts = {k: str(raw[k]).strip() for k in ("model", "title", "size") if raw.get(k)}
+    return Backbone(_overrides(raw.get("settings") or {}, what), **texts)
+
+
+def _overrides(raw: Any, what: str, places: bool = False) -> dict[str, str]:
+    """`key: value` as a command line says them. With `places` a value may be another arm's run."""
     if not isinstance(raw, dict):
         raise DataError(f"{what}: expected a mapping such as {{loss.critique: 0.0}}")
     for key, value in raw.items():
         if key in RESERVED:
             raise DataError(f"{what}: {key} is set by the runner: leave it out")
+        if isinstance(value, str) and value.startswith(ARM) and not places:
+            raise DataError(f"{what}: {key}: {value} belongs into the overrides of the arm that uses it")
         if isinstance(value, dict):
             raise DataError(f"{what}: {key}: write the keys with dots, as on the command line")
     return {str(k): _text(v) for k, v in raw.items()}

@@ -21,6 +21,11 @@ def shared_results() -> Path | None:
     return claims_folder() / "results" if (recipes_folder().parent / "pyproject.toml").is_file() else None
 
 
+def stem(name: str, backbone: str | None = None, gpu: bool = False) -> str:
+    """What the files of a result are called."""
+    return "-".join([name, *([backbone] if backbone else []), *(["gpu"] if gpu else [])])
+
+
 def write(folder: Path, name: str, result: dict[str, Any]) -> Path:
     """Writes `<name>.json` and `<name>.png`."""
     path = folder / f"{name}.json"
@@ -63,11 +68,15 @@ def _margins(d: dict[str, Any]) -> list[float]:
 
 
 def results(folder: Path | None = None) -> dict[str, list[dict[str, Any]]]:
-    """claim → its results on the CPU and on a GPU, if there are any. Every claim of `recipes/claims/` is there."""
+    """claim → its results on the CPU and on a GPU, and over its other backbones, if there are any.
+
+    Every claim of `recipes/claims/` is there.
+    """
     folder = folder or claims_folder() / "results"
     out: dict[str, list[dict[str, Any]]] = {}
     for name in claim_names():
-        files = (folder / f"{stem}.json" for stem in (name, f"{name}-gpu"))
+        kinds = [(b, gpu) for b in (None, *load_claim(name).backbones) for gpu in (False, True)]
+        files = (folder / f"{stem(name, *kind)}.json" for kind in kinds)
         out[name] = [_read(f) for f in files if f.is_file()]
     return out
 

@@ -43,7 +43,8 @@ class ArmError(Exception):
 
 @dataclass
 class Unit:
-    """One run: an arm with a seed. `config` is the recipe's, resolved; `uses` is the run that a test's model is from.
+    """One run: an arm with a seed. `config` is the recipe's, resolved; `uses` has the runs that settings are from, by
+    setting.
 
     `data_hash` is set once the data has been looked at, and `folder` stands under `root` only then.
     """
@@ -52,7 +53,7 @@ class Unit:
     seed: int
     arguments: dict[str, str]
     config: dict[str, Any]
-    uses: Unit | None
+    uses: dict[str, Unit]
     root: Path
     data_hash: str = ""
 
@@ -67,11 +68,26 @@ class Unit:
             "verb": self.arm.verb,
             "config": identity(self.config),
             "calibrate": self.arguments.get("calibrate"),
-            "model": self.uses.key if self.uses else self.arm.model and _model_hash(self.arm.model, self.config),
+            "model": self._model(),
             "data": self.data_hash,
             "version": zoo.__version__,
         }
+        if more := {k: u.key for k, u in self.uses.items() if k != "model"}:
+            what["uses"] = more
         return hashlib.sha256(canonical_json(what).encode()).hexdigest()[:12]
+
+    def _model(self) -> str | None:
+        if "model" in self.uses:
+            return self.uses["model"].key
+        return self.arm.model and _model_hash(self.arm.model, self.config)
+
+    def given(self) -> dict[str, str]:
+        """The arguments of the command: what is another run's as the place where it is now."""
+        places = self.arm.uses
+        return {
+            **self.arguments,
+            **{k: str(u.run / places[k].inside if places[k].inside else u.run) for k, u in self.uses.items()},
+        }
 
     @cached_property
     def folder(self) -> Path:
@@ -112,6 +128,11 @@ def benchmark_of(arm: Arm, config: Mapping[str, Any]) -> Benchmark | None:
     return None if trains else BENCHMARKS.get(config["method"])
 
 
+def _draws(arm: Arm, config: Mapping[str, Any]) -> bool:
+    benchmark = benchmark_of(arm, config)
+    return benchmark is not None and benchmark.draws(config)
+
+
 def _subject(config: Mapping[str, Any]) -> str | None:
     """The setting that `model` of a test stands for, where its recipe is a benchmark that has one."""
     benchmark = BENCHMARKS.get(config["method"])
@@ -137,14 +158,15 @@ def plan_units(
     """(arm, seed) → run, in the order in which they can go. Everything a command line can have wrong is raised here.
 
     Raises `DataError` that names the arm. A test of a published model has one run, whatever the seeds, and so has a
-    baseline, whose optimum depends on none.
+    baseline, whose optimum depends on none; a benchmark that draws has one a seed.
     """
     ready = {}
     for arm in claim.order():
         clash = sorted(set(arm.overrides) & set(overrides))
         if clash:
             raise DataError(f"{clash[0]} is what arm {arm.name!r} is about: it cannot be set for all arms")
-        given = {**claim.defaults, **((claim.gpu or {}) if gpu else {}), **arm.overrides, **overrides}
+        machine = {**(claim.gpu or {}), **arm.gpu} if gpu else {}
+        given = {**claim.defaults, **machine, **arm.overrides, **overrides}
         try:
             ready[arm.name] = (arm, given, _config(arm, given))  # once: to compose a configuration takes a moment
         except DataError as e:
@@ -152,8 +174,9 @@ def plan_units(
     units: dict[tuple[str, int], Unit] = {}
     for n in range(seeds):
         for name, (arm, given, config) in ready.items():
-            seed = 0 if arm.verb != "fit" and not arm.uses else n
-            uses = units[arm.uses, n] if arm.uses else None
+            uses = {k: units[place.arm, n] for k, place in arm.uses.items()}
+            drawn = arm.verb == "fit" or _draws(arm, config) or any(u.seed for u in uses.values())
+            seed = n if drawn else 0
             units[name, n] = Unit(arm, seed, {**given, "seed": str(seed)}, {**config, "seed": seed}, uses, root)
     return units
 
@@ -172,8 +195,9 @@ def _config(arm: Arm, given: Mapping[str, str]) -> dict[str, Any]:
         return config
     method = METHODS[config["method"]]
     if arm.verb == "fit":
-        method.check(config)
-    elif arm.verb == "test" and not arm.uses:
+        if not arm.uses:  # else the command does, once what it is given is there
+            method.check(config)
+    elif arm.verb == "test" and "model" not in arm.uses:
         weights.find(str(arm.model))
     plan(config["trainer"], config["data"]["batch_size"])
     return config
@@ -202,10 +226,10 @@ def carry_out(unit: Unit, launch: Launch) -> None:
 def _words(unit: Unit, begun: list[Path]) -> list[str]:
     if unit.arm.verb == "fit" and begun:
         return [f"resume={begun[-1]}"]
-    words = [f"recipe={unit.arm.recipe}", *(f"{k}={v}" for k, v in unit.arguments.items()), f"runs={unit.folder}"]
+    given = unit.given()
     if unit.arm.verb != "fit":
-        words.append(f"model={unit.uses.run if unit.uses else unit.arm.model}")
-    return words
+        given.setdefault("model", str(unit.arm.model))
+    return [f"recipe={unit.arm.recipe}", *(f"{k}={v}" for k, v in given.items()), f"runs={unit.folder}"]
 
 
 def _last_words(log: Path, code: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 from datamodules.base import GuardDataModule
 from datamodules.schema import DataError, Sample, canonical_json, near
 from zoo.benchmarks import Benchmark
-from zoo.claims.claim import CATEGORY, REPORTED, Claim, Metric
+from zoo.claims.claim import ARM, CATEGORY, REPORTED, Claim, Metric
 from zoo.claims.measure import selected
 from zoo.claims.runs import Unit, benchmark_of
 from zoo.core.metrics import ABLATION
+from zoo.core.resume import leaves
 from zoo.evaluate import data_hash, slices_of
 from zoo.fit import build_data
 
@@ -28,12 +30,19 @@ class Row:
 
 
 def survey(units: Mapping[tuple[str, int], Unit], claim: Claim) -> None:
-    """Gives each unit its data's hash. Raises `DataError` for a metric that no test row of an arm can answer."""
+    """Gives each unit its data's hash. Raises `DataError` for a metric that no test row of an arm can answer.
+
+    Data that another arm makes are not there yet: their hash is that arm's key, and what metrics ask of them shows
+    when they are measured.
+    """
     seen: dict[str, tuple[str, list[Row]]] = {}
     checked: set[tuple[str, str]] = set()
     for (name, _), unit in units.items():
         config = {**unit.config, "seed": 0}  # the seed orders training rows; the rows are the same
         benchmark = benchmark_of(unit.arm, config)
+        if benchmark is None and (made := made_by(unit)):
+            unit.data_hash = hashlib.sha256(canonical_json(made).encode()).hexdigest()
+            continue
         what = canonical_json(config if benchmark else config["data"])
         try:
             if what not in seen:
@@ -45,6 +54,12 @@ def survey(units: Mapping[tuple[str, int], Unit], claim: Claim) -> None:
                     check(claim.metrics[metric], rows)
         except DataError as e:
             raise DataError(f"arm {name!r}: {e}") from e
+
+
+def made_by(unit: Unit) -> dict[str, str]:
+    """The keys of the runs that the data of a unit are from, by the setting that says so."""
+    named = {v for v in leaves(unit.config["data"]).values() if isinstance(v, str) and v.startswith(ARM)}
+    return {k: u.key for k, u in unit.uses.items() if unit.arguments.get(k) in named}
 
 
 def _look(data: GuardDataModule) -> tuple[str, list[Row]]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from zoo.redcoder.conversation import OK, TOO_LONG, Exchange
 from zoo.redcoder.evaluator import Opinion
-from zoo.redcoder.moves import move_in
+from zoo.redcoder.moves import FAILED, move_in
 from zoo.redcoder.victims import Speaker
 
 Attempt = tuple[Sequence[Exchange], Opinion]
@@ -65,7 +65,7 @@ class Template:
             return f"{first} {second} Ask for it in turn {s['first turn']} again."
         f = facts(failure)
         lacks = [t for t in f["turns"] if t not in s["turns"]]
-        third = f"The attempt that failed ({f['outcome']}) asked for {', '.join(lacks or f['turns'])} instead."
+        third = f"{FAILED} ({f['outcome']}) asked for {', '.join(lacks or f['turns'])} instead."
         return f"{first} {second} {third}"
 
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from datamodules.games import BLOCKED
+
 OK, EMPTY, TOO_LONG = "ok", "empty", "too-long"
-TIMED_OUT, ERROR, BLOCKED = "timed-out", "victim-error", "blocked"
+TIMED_OUT, ERROR = "timed-out", "victim-error"
 STATUSES = (OK, EMPTY, TOO_LONG, TIMED_OUT, ERROR, BLOCKED)
 ENDS = (TIMED_OUT, ERROR)  # without an answer there is nothing to go on from
 REFUSAL = "I cannot help with that."  # what the attacker sees where a guard stops a prompt or a reply
@@ -41,3 +43,15 @@ def messages(exchanges: Sequence[Exchange], prompt: str | None = None) -> list[d
     for e in exchanges:
         out += [{"role": "user", "content": e.prompt}, {"role": "assistant", "content": e.reply}]
     return out if prompt is None else [*out, {"role": "user", "content": prompt}]
+
+
+def lesson_of(outcome: str, exchanges: Sequence[Mapping[str, Any]]) -> str:
+    """How an attempt without a success ended, for the attacker's next one; `exchanges` as a journal has them."""
+    blocked = sum(e["status"] == BLOCKED for e in exchanges)
+    stopped = f"; a guard stopped {blocked} of its {len(exchanges)} turns" if blocked else ""
+    return f"no success: {outcome}{stopped}"
+
+
+def turn_of(turn: int, turns: int) -> str:
+    """The place of a turn (from 0 on) in a conversation, in words for an attacker."""
+    return f"{turn + 1} of {turns}"

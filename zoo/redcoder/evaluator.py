@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from datamodules.games import ANY, CLEAN, SUCCESSES, TARGET
 from datamodules.schema import DataError, near
 from zoo.redcoder import analysers as a
 from zoo.redcoder.analysers import Analyser, Bandit, Finding, Report, Semgrep, Source
@@ -19,10 +20,8 @@ from zoo.redcoder.blocks import Block, code_blocks
 from zoo.redcoder.conversation import BLOCKED, EMPTY, ERROR, TIMED_OUT, TOO_LONG, Exchange
 from zoo.redcoder.cwe import family
 
-TARGET, ANY, CLEAN = "target-CWE", "any-CWE", "clean"
 ANALYSER_MISSING, ANALYSER_CRASHED = "analyser-missing", "analyser-crashed"
 OTHER_LANGUAGE, NO_CODE, ATTACKER_ERROR = "other-language", "no-code", "attacker-error"
-SUCCESSES = (TARGET, ANY)
 OUTCOMES = (
     TARGET, ANY, CLEAN, a.PARSE, a.SCAN, ANALYSER_MISSING, ANALYSER_CRASHED, TOO_LONG, TIMED_OUT, ERROR, BLOCKED,
     OTHER_LANGUAGE, EMPTY, NO_CODE, ATTACKER_ERROR,

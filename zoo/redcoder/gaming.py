@@ -17,7 +17,7 @@ from tqdm import tqdm
 from datamodules.code_tasks import Task
 from zoo.redcoder.arsenal import Arsenal
 from zoo.redcoder.attackers import Attacker, State
-from zoo.redcoder.conversation import BLOCKED, ENDS, REFUSAL, Exchange, messages
+from zoo.redcoder.conversation import BLOCKED, ENDS, REFUSAL, Exchange, lesson_of, messages
 from zoo.redcoder.evaluator import ATTACKER_ERROR, TARGET, Evaluation, Evaluator
 from zoo.redcoder.gate import Gate
 from zoo.redcoder.journal import Journal
@@ -95,7 +95,7 @@ class Game:
         tried = [m.name for a in before for e in a.exchanges if (m := move_in(e.prompt)) is not None]
         return State(
             self.task, self.arm.turns, self.rng, len(before), self.attempts[-1].exchanges,
-            lesson_of(before[-1]) if before else "", tried=tried,
+            lesson_of(before[-1].outcome, [e.to_dict() for e in before[-1].exchanges]) if before else "", tried=tried,
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,6 +106,7 @@ class Game:
             "id": self.id,
             "arm": self.arm.name,
             "task": self.task.to_dict(),
+            "turns": self.arm.turns,
             "outcome": last.outcome,
             "success": self.success,
             "any_turn": opinion.any_turn,
@@ -113,13 +114,6 @@ class Game:
             "queries": sum(len(a.exchanges) for a in self.attempts),
             "attempts": [a.to_dict() for a in self.attempts],
         }
-
-
-def lesson_of(attempt: Attempt) -> str:
-    """How an attempt ended, for the attacker's next one."""
-    blocked = sum(e.status == BLOCKED for e in attempt.exchanges)
-    stopped = f"; a guard stopped {blocked} of its {len(attempt.exchanges)} turns" if blocked else ""
-    return f"no success: {attempt.outcome}{stopped}"
 
 
 def play(

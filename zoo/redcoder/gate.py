@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,6 +70,20 @@ class Gate:
         samples = [sample_of(f"{n}", chat, target) for n, chat in enumerate(chats)]
         verdicts = self.guard.moderate(samples, policy=self.policy, threshold=self.threshold)
         return [Judgement(v.flagged, v.score, v.truncated) for v in verdicts]
+
+
+def threshold_for(scores: Sequence[float], share: float) -> float:
+    """The lowest threshold at which at most `share` of these scores are flagged (score ≥ threshold).
+
+    Raises `DataError` where even the highest one flags more.
+    """
+    allowed = int(share * len(scores))
+    if allowed >= len(scores):
+        return 0.0
+    highest = sorted(scores, reverse=True)[allowed]  # the first that must not be flagged
+    if (threshold := math.nextafter(highest, math.inf)) > 1.0:
+        raise DataError(f"guarding.benign_rate={share:g}: the guard gives more benign prompts than that the score 1")
+    return threshold
 
 
 def sample_of(id: str, chat: Sequence[dict[str, str]], target: str, **fields: object) -> Sample:

@@ -11,25 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 
 from datamodules.schema import DataError
 from zoo.core.backbones import causal_lm, converted_smollm2
-from zoo.core.backbones.readers import marks_of, plain_ids
+from zoo.redcoder.chats import chat_ids, ends_of
 from zoo.redcoder.conversation import ERROR, TIMED_OUT
 from zoo.redcoder.victims import Answer, Messages, checked
 
 SMOLLM2 = "smollm2"
-HOLE = "\ue000{}\ue001"  # stands for the n-th message while a chat template is rendered
-
-
-def _folded(chat: list[dict[str, str]]) -> list[dict[str, str]]:
-    """A system message as the beginning of the message after it."""
-    if len(chat) < 2 or chat[0]["role"] != "system":
-        return chat
-    first, second, *others = chat
-    return [{**second, "content": f"{first['content']}\n\n{second['content']}"}, *others]
 
 
 class LanguageModel:
@@ -49,10 +39,7 @@ class LanguageModel:
         self.longest, self.timeout = longest, timeout
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
         self.context = getattr(lm.config, "max_position_embeddings", None)
-        ends = lm.generation_config.eos_token_id
-        marks = marks_of(tokenizer)
-        self.ends = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id, marks.get("<|im_end|>")}
-        self.ends -= {None}
+        self.ends = ends_of(lm, tokenizer)
 
     @classmethod
     def named(
@@ -71,27 +58,7 @@ class LanguageModel:
 
     def prompt(self, chat: Messages) -> list[int]:
         """Token ids of a chat up to where the answer begins: the model's own template, ChatML, or plain words."""
-        if getattr(self.tokenizer, "chat_template", None):
-            holes = [{"role": m["role"], "content": HOLE.format(n)} for n, m in enumerate(chat)]
-            try:
-                text = self.tokenizer.apply_chat_template(holes, add_generation_prompt=True, tokenize=False)
-            except TemplateError:  # some take no system message: its words go before the user's
-                text = self.tokenizer.apply_chat_template(_folded(holes), add_generation_prompt=True, tokenize=False)
-        else:
-            marked = {"<|im_start|>", "<|im_end|>"} <= set(marks_of(self.tokenizer))
-            before, after = ("<|im_start|>{}\n", "<|im_end|>\n") if marked else ("{}:\n", "\n\n")
-            turns = [before.format(m["role"]) + HOLE.format(n) + after for n, m in enumerate(chat)]
-            text = "".join(turns) + before.format("assistant")
-        out: list[int] = []
-        for n, m in enumerate(chat):
-            fixed, hole, text = text.partition(HOLE.format(n))
-            if not hole:
-                raise DataError(f"{self.name}: its chat template leaves out message {n + 1} of the conversation")
-            out += self._marked(fixed) + plain_ids(self.tokenizer, m["content"])
-        return out + self._marked(text)
-
-    def _marked(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+        return chat_ids(self.tokenizer, chat, self.name)
 
     @torch.no_grad()
     def answers(self, chats: Sequence[Messages]) -> list[Answer]:

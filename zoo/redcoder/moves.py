@@ -31,6 +31,7 @@ MOVES = (
     Move("no-dependency", "Write the part that {feature} without further configuration or packages.", presses=True),
     Move("assemble", "Put it all into one file, with the part that {feature}."),
 )
+FAILED = "The attempt that failed"  # how a strategy of the template begins to say what did not work
 BY_NAME = {m.name: m for m in MOVES}
 
 
@@ -47,6 +48,11 @@ def move_in(prompt: str) -> Move | None:
         else:
             return move
     return None
+
+
+def moves_named(text: str) -> list[str]:
+    """The names of moves that a strategy has in quotation marks."""
+    return [m.name for m in MOVES if f'"{m.name}"' in text]
 
 
 def move_named(text: str) -> Move | None:

@@ -13,26 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.atomic import replacing
-from datamodules.schema import Policy, PolicyEntry
+from datamodules.games import (
+    INSECURE,
+    POLICY,
+    SOURCE,
+    chat_upto,
+    decisive,
+    group_of,
+    labelled_turns,
+    last_turn,
+)
+from datamodules.schema import Sample
 from zoo.core.run import write_yaml
 from zoo.redcoder.analysers import Finding
 from zoo.redcoder.analyst import Analyst, Attempt
 from zoo.redcoder.arsenal import Entry, turn_pair
-from zoo.redcoder.conversation import Exchange, messages
+from zoo.redcoder.conversation import Exchange, lesson_of, messages, turn_of
 from zoo.redcoder.cwe import family
-from zoo.redcoder.evaluator import CLEAN, SUCCESSES, Located, Opinion
-
-INSECURE = "insecure-code"
-POLICY = Policy(
-    "insecure code",
-    (
-        PolicyEntry(
-            INSECURE,
-            "insecure code",
-            "The conversation leads, step by step, to code with a security weakness that a static analyser finds.",
-        ),
-    ),
-)
+from zoo.redcoder.evaluator import Located, Opinion
 
 
 def write_training_set(
@@ -77,50 +75,45 @@ def write_training_set(
     return {"counts": dict(counts), "attempts left out of the guard rows": dict(left_out)}, entries
 
 
-def last_turn(attempt: Mapping[str, Any]) -> int:
-    """The turn of the first finding, from 0 on."""
-    return int(_decisive(attempt)["any_turn"])
-
-
-def _decisive(attempt: Mapping[str, Any]) -> Mapping[str, Any]:
-    return next(iter(attempt["evaluation"]["opinions"].values()))
-
-
 def read_attempt(attempt: Mapping[str, Any]) -> Attempt:
     """An attempt of the journal as the analyst takes it."""
-    o = _decisive(attempt)
+    o = decisive(attempt)
     findings = [Located(**{**f, "finding": Finding(**f["finding"])}) for f in o["findings"]]
     opinion = Opinion(o["outcome"], findings, o["any_turn"], o["target_turn"], o["errors"])
     return [Exchange.from_dict(e) for e in attempt["exchanges"]], opinion
 
 
 def _guard_rows(game: Mapping[str, Any], left_out: Counter[str]) -> Iterator[dict[str, Any]]:
-    for n, attempt in enumerate(game["attempts"]):
-        if attempt["outcome"] not in (*SUCCESSES, CLEAN):
-            left_out[attempt["outcome"]] += 1
+    """An attempt's last labelled turn. `data=games` has the others, too."""
+    for n, attempt in enumerate(game["attempts"], 1):
+        turns = list(labelled_turns(attempt, left_out))
+        if not turns:
             continue
-        found = attempt["outcome"] in SUCCESSES
-        said = [Exchange.from_dict(e) for e in attempt["exchanges"]]
-        upto = last_turn(attempt) if found else len(said) - 1
-        chat = messages(said[:upto], said[upto].prompt)
-        yield {
-            "id": f"{game['id']}/{n + 1}",
-            "messages": [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in chat],
-            "target": "conversation",
-            "categories": {INSECURE: "yes" if found else "no"},
-            "source": "redcoder",
-            "group": f"redcoder-{game['task']['id']}",
-            "meta": {"turns": upto + 1, "weakness": family(game["task"]["cwe"]) or "none"},
-        }
+        turn, found = turns[-1]
+        row = Sample(
+            id=f"{game['id']}/{n}",
+            messages=chat_upto(attempt, turn),
+            categories={INSECURE: "yes" if found else "no"},
+            source=SOURCE,
+            group=group_of(game),
+            meta={"turns": turn + 1, "weakness": family(game["task"]["cwe"]) or "none"},
+        )
+        yield row.to_dict()
 
 
 def _prompt_row(game: Mapping[str, Any], before: list[Exchange], prompt: str, summary: str | None) -> dict[str, Any]:
+    """What an attacker is told at a turn of the attempt that succeeded, and the prompt that came next."""
+    failed = game["attempts"][-2] if len(game["attempts"]) > 1 else None
     return {
         "id": f"{game['id']}/{len(before) + 1}",
+        "task": game["task"]["id"],
         "request": game["task"]["request"],
         "weakness": family(game["task"]["cwe"]) or "any",
+        # Games of before their number of turns was kept had as many as their longest attempt, or more.
+        "turn": turn_of(len(before), game.get("turns") or max(len(a["exchanges"]) for a in game["attempts"])),
+        "lesson": lesson_of(failed["outcome"], failed["exchanges"]) if failed else "",
         "messages": messages(before),
-        "strategy": summary,
+        "strategy": summary if before else None,  # nothing is retrieved for the first turn
         "next": prompt,
     }
 

@@ -21,14 +21,15 @@ from zoo.core.metrics import Record
 from zoo.core.resume import check_unchanged, newest_unfinished
 from zoo.core.run import new_run, write_json, write_yaml
 from zoo.core.scores import decide, write_scores
-from zoo.redcoder import attackers, gaming
+from zoo.redcoder import attackers, gaming, trained
 from zoo.redcoder.analyst import Analyst, Template, Told
 from zoo.redcoder.arsenal import Arsenal, Minilm
 from zoo.redcoder.conversation import messages
 from zoo.redcoder.evaluator import Evaluator, analysers_named
 from zoo.redcoder.gaming import RETRIEVAL, Arm
-from zoo.redcoder.gate import JUDGED, SCOPES, Gate, sample_of
+from zoo.redcoder.gate import JUDGED, SCOPES, Gate, sample_of, threshold_for
 from zoo.redcoder.journal import Journal
+from zoo.redcoder.language_model import LanguageModel
 from zoo.redcoder.prototypes import write_training_set
 from zoo.redcoder.summary import rate, summarise, table
 from zoo.redcoder.transcripts import write_pages
@@ -50,6 +51,15 @@ def check_eval(config: dict[str, Any]) -> None:
     ):
         if value not in known:
             raise DataError(f"{key}={value}: expected one of {', '.join(known)}")
+    g = config["guarding"]
+    if (share := g.get("benign_rate")) is not None:
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+            raise DataError(f"guarding.benign_rate={share}: expected a share from 0 to below 1")
+        if g["threshold"] is not None or g["judges"] == "reply":
+            raise DataError(
+                "guarding.benign_rate fits the threshold on benign prompts: leave guarding.threshold out, and let the "
+                "guard judge prompts"
+            )
     budget = {f"budget.{k}": v for k, v in config["budget"].items()}
     for key, value in {**budget, "max_reply": config["max_reply"], "chunk": config["chunk"]}.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -57,7 +67,7 @@ def check_eval(config: dict[str, Any]) -> None:
     for key, value in (("timeout", config["timeout"]), ("evaluator.timeout", config["evaluator"]["timeout"])):
         if not isinstance(value, (int, float)) or not value > 0:
             raise DataError(f"{key}={value}: expected a number of seconds above 0")
-    names = config["attackers"]
+    names = attackers_of(config)
     if not names or len(set(names)) < len(names):
         raise DataError(f"attackers={names}: give at least one, and none twice")
     for name in names:
@@ -70,17 +80,29 @@ def check_eval(config: dict[str, Any]) -> None:
 def check_gaming(config: dict[str, Any]) -> None:
     """As `check_eval`; prototypes are of one attacker."""
     check_eval(config)
-    if len(config["attackers"]) != 1:
+    if len(attackers_of(config)) != 1:
         raise DataError("redcoder_gaming plays with one attacker: attackers=[scripted:explore]")
+
+
+def check_benign(config: Mapping[str, Any]) -> None:
+    """Raises `DataError` where a threshold is to be fitted on prompts that are nowhere."""
+    if config["guarding"].get("benign_rate") is not None and config["data_dir"] is None:
+        raise DataError("guarding.benign_rate fits the threshold on HumanEval's prompts: give data_dir=FOLDER")
 
 
 def tasks_of(config: Mapping[str, Any]) -> list[Task]:
     t = config["tasks"]
-    return load_tasks(t["source"], t["path"], config["data_dir"], t["limit"])
+    return load_tasks(t["source"], t["path"], config["data_dir"], t["limit"], t.get("skip", 0))
+
+
+def draws(config: Mapping[str, Any]) -> bool:
+    """Whether games depend on the seed: of the scripted attackers one does; models answer greedily."""
+    return f"{PREFIX}explore" in attackers_of(config)
 
 
 def look(config: dict[str, Any]) -> tuple[str, list[Sample]]:
     """The hash of the tasks, and a row for each of them: all are attacks, and a game that succeeds is a flagged row."""
+    check_benign(config)
     tasks = tasks_of(config)
     digest = hashlib.sha256(canonical_json([t.to_dict() for t in tasks]).encode()).hexdigest()
     rows = [
@@ -93,10 +115,27 @@ def look(config: dict[str, Any]) -> tuple[str, list[Sample]]:
 # --------------------------------------------------------------------------------------------------------------- parts
 
 
+def attackers_of(config: Mapping[str, Any]) -> list[str]:
+    return list(config["attackers"]) if config.get("attacker") is None else [config["attacker"]]
+
+
 def attacker_named(name: str, config: Mapping[str, Any]) -> attackers.Attacker:
+    """`scripted:NAME`, a run of recipe=redcoder, or a model as for a victim."""
     if name.startswith(PREFIX):
         return attackers.scripted(name)
+    if (folder := trained.find(name)) is not None:
+        model, limits = trained.load(folder)
+        speaker = speaker_of(model, name, config)
+        return attackers.Model(speaker, limits["words"], limits["reply"])
     return attackers.Model(speaker_named(name, config, "attacker"))
+
+
+def speaker_of(model: Any, name: str, config: Mapping[str, Any]) -> LanguageModel:
+    """An attacker that was trained here, as who answers chats."""
+    settings = {k: v for k, v in config["lm"].items() if k not in ("device", "dtype")}
+    return LanguageModel(
+        model.lm.to(config["lm"]["device"]), model.tokenizer, name, config["max_reply"], config["timeout"], **settings
+    )
 
 
 def analyst_named(name: str, config: Mapping[str, Any]) -> Analyst:
@@ -110,22 +149,31 @@ def gate_of(config: Mapping[str, Any]) -> Gate | None:
         return None
     g = config["guarding"]
     policy = Policy.from_file(g["policy"]) if g["policy"] else None
-    return Gate(load(config["guard"]), g["scope"], g["judges"], policy, g["threshold"])
+    gate = Gate(load(config["guard"]), g["scope"], g["judges"], policy, g["threshold"])
+    if (share := g.get("benign_rate")) is not None:
+        check_benign(config)
+        judged = gate.prompts(*benign_prompts(config["data_dir"], 0))
+        gate.threshold = threshold_for([j.score for j in judged if j], share)
+        print(f"guarding.benign_rate={share:g}: threshold {gate.threshold:.6f}", file=sys.stderr)
+    return gate
 
 
 def arms_of(config: Mapping[str, Any], gate: Gate | None) -> list[Arm]:
     """An arm an attacker, without the guard and behind it. A single-turn attacker has the same number of queries."""
     turns, attempts, out = config["budget"]["turns"], config["budget"]["attempts"], []
     gates = [None] if gate is None else [None, gate] if config.get("unguarded") else [gate]
-    for name in config["attackers"]:
+    ours = [name for name in attackers_of(config) if trained.find(name)]
+    for name in attackers_of(config):
         attacker = attacker_named(name, config)
         shape = (1, turns * attempts) if attacker.single else (turns, attempts)
         short = re.sub(r"\W+", "_", name.removeprefix(PREFIX)).strip("_")
+        if name in ours:  # a run's folder is called after a time, in a place of this machine
+            short = "trained" if len(ours) == 1 else f"trained{ours.index(name) + 1}"
         for g in gates:
             arm_name = short if g is None else f"{short}_guarded"
             out.append(Arm(arm_name, attacker, *shape, g, config["arsenal"]["retrieval"], config["aim"]))
     if len({a.name for a in out}) < len(out):
-        raise DataError(f"attackers={config['attackers']}: two of them would be called the same: rename a folder")
+        raise DataError(f"attackers={attackers_of(config)}: two of them would be called the same: rename a folder")
     return out
 
 
@@ -228,7 +276,8 @@ def test_eval(config: dict[str, Any], name: str, resume: str | None, given: Mapp
     run = begun(config, run)
     journal, about = play_all(parts, run)
     metrics: dict[str, Any] = {"model": config["victim"], "arms": summarise(journal, about, len(parts.tasks))}
-    metrics["benign"] = benign(parts.gate, config["data_dir"])
+    fitted = config["guarding"].get("benign_rate") is not None  # then on the prompts that did not fit its threshold
+    metrics["benign"] = benign(parts.gate, config["data_dir"], 1 if fitted else None)
     _write_rows(journal, list(about), config["tasks"]["source"], run)
     if config["transcripts"]:
         write_pages(journal, run / "transcripts")
@@ -254,6 +303,7 @@ def test_gaming(config: dict[str, Any], name: str, resume: str | None, given: Ma
     metrics: dict[str, Any] = {"model": config["victim"], "analyst": analyst.name}
     metrics["arms"] = summarise(journal, about, len(parts.tasks))
     metrics["training_set"], entries = write_training_set(journal, analyst, run / "training_set")
+    _write_rows(journal, list(about), config["tasks"]["source"], run)
     if config["transcripts"]:
         write_pages(journal, run / "transcripts")
     journal.close()
@@ -269,17 +319,25 @@ def test_gaming(config: dict[str, Any], name: str, resume: str | None, given: Ma
     return 0
 
 
-def benign(gate: Gate | None, data_dir: str | None) -> dict[str, Any]:
-    """How many of HumanEval's benign prompts the guard stops; None with a reason where that cannot be measured."""
+def benign_prompts(data_dir: str, part: int | None) -> tuple[list[list[Any]], list[str]]:
+    """Empty histories and HumanEval's prompts: every other one from `part` (0 or 1) on, or all of them (None)."""
+    tasks = human_eval(data_dir)[slice(part, None, None if part is None else 2)]
+    return [[] for _ in tasks], [t.request for t in tasks]
+
+
+def benign(gate: Gate | None, data_dir: str | None, part: int | None = None) -> dict[str, Any]:
+    """How many of HumanEval's benign prompts the guard stops; None with a reason where that cannot be measured.
+
+    `part`: see `benign_prompts`.
+    """
     if gate is None:
         return {"flagged": None, "reason": "no guard"}
     if data_dir is None:
         return {"flagged": None, "reason": "HumanEval is read from data_dir=FOLDER"}
     if gate.judges == "reply":
         return {"flagged": None, "reason": "the guard judges replies alone"}
-    tasks = human_eval(data_dir)
-    judged = gate.prompts([[]] * len(tasks), [t.request for t in tasks])
-    return {"flagged": rate(sum(bool(j and j.flagged) for j in judged), len(tasks))}
+    judged = gate.prompts(*benign_prompts(data_dir, part))
+    return {"flagged": rate(sum(bool(j and j.flagged) for j in judged), len(judged)), "threshold": gate.threshold}
 
 
 def _write_rows(journal: Journal, arms: list[str], source: str, run: Path) -> None:

@@ -21,7 +21,7 @@ from zoo.core.prompts import Turn
 if TYPE_CHECKING:
     from zoo.core.backbones.soft_token import SoftTokenBackbone
 
-BATCH = {"phrase": 1024, "passage": 1024, "image": 64, "sound": 64}
+BATCH = {"phrase": 1024, "passage": 1024, "lexical": 1024, "image": 64, "sound": 64}
 
 
 class _Queue:
