@@ -24,7 +24,14 @@ from datamodules.schema import DataError, near
 GROUPS = ("data", "trainer", "backbone")
 PATHS = ("data_dir", "path", "policy", "revision", "base")  # keys that are null until they name a file or a version
 MAPS = ("experts",)  # keys that are null until they hold a mapping
-LISTS = ("modalities", "held_out", "categories")  # keys that are null until they hold a list
+LISTS = (
+    "modalities",
+    "held_out",
+    "categories",
+    "only",
+    "leave_out",
+    "without",
+)  # keys that are null until they hold a list
 
 
 def recipes_folder() -> Path:

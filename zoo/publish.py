@@ -24,6 +24,10 @@ def publish(run: Path, name: str, summary: str, folder: Path | None = None) -> P
         raise DataError(f"{name!r} cannot be a model's name: use letters, digits, '.', '_' and '-'")
     source = weights.find(run)
     config, state = weights.read(source)
+    if config.get("poisoned"):
+        raise DataError(
+            f"{run}: its training rows were poisoned on purpose ({config['poisoned']}): it is not published"
+        )
     base = (config.get("backbone") or {}).get("path")
     if base is not None and not is_hub_name(base):
         raise DataError(

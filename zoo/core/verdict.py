@@ -16,6 +16,10 @@ class Verdict:
 
     `valid` is false for an output that could not be read (then `flagged` is true: an unreadable guard does not
     pass content). `truncated` says that text over the limit was cut before the guard read it.
+
+    `provenance` maps a guard's source tags to P(tag | text, verdict): which training source taught this verdict. A
+    guard has `abstained` where a source that the caller switched off is responsible. Then a fallback answers, and
+    `model` names it; or nobody does: the verdict is flagged with score 1, at every threshold, and names no category.
     """
 
     id: str
@@ -28,13 +32,23 @@ class Verdict:
     valid: bool = True
     truncated: bool = False
     route: Any = None
-    provenance: Any = None
+    provenance: dict[str, float] | None = None
+    abstained: bool = False
 
     def to_dict(self) -> dict[str, Any]:
+        """The line of `predict`; `abstained` is there only where it is true."""
         row = dataclasses.asdict(self)
         row["score"] = round(self.score, 6)
         row["categories"] = {k: round(v, 6) for k, v in self.categories.items()}
+        if self.provenance is not None:
+            row["provenance"] = {k: round(v, 6) for k, v in self.provenance.items()}
+        if not self.abstained:
+            del row["abstained"]
         return row
+
+    def nobody(self) -> Verdict:
+        """This verdict withdrawn, with nobody to give another: it passes nothing."""
+        return dataclasses.replace(self, flagged=True, score=1.0, categories={}, critique=None, abstained=True)
 
     def listed(self, policy: Policy, threshold: float) -> list[str]:
         """Names of the violated entries: those from `threshold` on; the likeliest where none is; none if safe."""
