@@ -6,7 +6,7 @@ import math
 import lightning as L
 import pytest
 import torch
-from helpers import random_backbone
+from helpers import random_backbone, save_language_model
 
 import zoo
 from datamodules import GuardDataModule
@@ -23,7 +23,7 @@ from zoo.core.weights import CheckpointError
 from zoo.debuglm.guards import auc, measure_tags, refusals, stretched
 from zoo.evaluate import evaluate, judge, records
 from zoo.methods import METHODS
-from zoo.registry import save
+from zoo.registry import create, save
 
 POLICY = Policy("p", (PolicyEntry("f", "fire", "The picture shows fire."), PolicyEntry("u", "the user")))
 TWO = Policy("q", (PolicyEntry("f", "fire"),))
@@ -163,7 +163,14 @@ OFF = {"without": {"forum"}}
 def test_provenance_is_of_the_verdict_that_is_given():
     guard = guard_of()
     low, high = (guard.moderate(SAMPLES[0], threshold=t) for t in (0.0, 1.0))
-    assert low.flagged and not high.flagged and low.provenance != pytest.approx(high.provenance, abs=1e-4)
+    assert low.flagged and not high.flagged and low.provenance != high.provenance
+    backbone = guard.backbone
+    batch = backbone.collate([backbone.prepare(SAMPLES[0], POLICY, [TAGS.taught(False), TAGS.taught(True)])])
+    with torch.no_grad():
+        alone = backbone.score_batch(batch).logp[0].softmax(-1)  # [2, t], each asked by itself
+    for verdict, row in ((high, alone[0]), (low, alone[1])):
+        assert list(verdict.provenance.values()) == pytest.approx(row.tolist(), abs=1e-6)
+    assert (alone[0] - alone[1]).abs().max() > 1e-5
 
 
 def switch(guard, monkeypatch, *ids):
@@ -241,7 +248,7 @@ def manifest(tmp_path_factory):
     rows = []
     for n in range(72):
         hot, mail = n % 2 == 0, n % 4 < 2
-        text = f"{'fire' if hot else 'the end'} {('xyz' if mail else 'abc')[n % 3] * (2 + n % 5)}"
+        text = f"{'fire' if hot else 'the end'} {' '.join('xyz' if mail else 'abc') * (2 + n % 5)}"
         rows.append(
             {"id": f"r{n}", "messages": [{"role": "user", "content": [{"type": "text", "text": text}]}],
              "target": "prompt", "categories": {"f": "yes" if hot else "no", "u": "no"},
@@ -267,7 +274,7 @@ def trained(manifest, *arguments, steps):
 
 @pytest.fixture(scope="module")
 def tagged(manifest):
-    return trained(manifest, "tags=true", steps=80)
+    return trained(manifest, "tags=true", steps=120)
 
 
 def test_a_trained_guard_names_the_source_and_abstains_for_it(tagged, tmp_path):
@@ -289,13 +296,13 @@ def test_a_trained_guard_names_the_source_and_abstains_for_it(tagged, tmp_path):
     assert all(x["flagged"] == (x["score"] >= cut) for x in lines)
 
 
-def test_tags_are_saved_with_the_model(tagged, tmp_path):
-    module, data = tagged
-    samples = list(data.samples("test"))[:4]
-    save(module.guard, tmp_path / "m", "thinkguard", "# card\n")
+def test_tags_are_saved_with_the_model(tmp_path):
+    guard = create("causal_lm", POLICY, path=str(save_language_model(tmp_path / "lm")), lora_rank=2).eval()
+    guard.tags = TAGS
+    save(guard, tmp_path / "m", "thinkguard", "# card\n")
     again = zoo.load(tmp_path / "m")
-    assert again.tags == module.guard.tags == SourceTags(("forum", "mail"))
-    for a, b in zip(module.guard.eval().moderate(samples, without="mail"), again.moderate(samples, without="mail")):
+    assert again.tags == TAGS
+    for a, b in zip(guard.moderate(SAMPLES, without="mail"), again.moderate(SAMPLES, without="mail")):
         assert (a.abstained, a.flagged) == (b.abstained, b.flagged)
         assert a.provenance == pytest.approx(b.provenance, abs=1e-5)
     path = tmp_path / "m" / "config.json"
@@ -360,3 +367,16 @@ def test_measures_are_of_rows_whose_source_training_had(tagged):
         assert measured["by_tag"][name]["errors"] == sum(wrong[i] for i in mine)
     matrix = refusals(module.guard, rows, most=3)
     assert matrix["right"]["n"] == matrix["wrong"]["n"] == 6
+
+
+@pytest.mark.parametrize(
+    "arguments, why",
+    [
+        (["evaluate.without=[mail]"], "set tags=true"),
+        (["tags=true", "evaluate.fallback=thinkguard-small"], "nothing is switched off"),
+        (["tags=true", "evaluate.without=[mail]", "evaluate.fallback=nowhere"], "unknown model 'nowhere'"),
+    ],
+)
+def test_a_switch_that_cannot_be_is_told_before_the_data_is_made(arguments, why):
+    with pytest.raises(DataError, match=why):
+        METHODS["thinkguard"].check(plain(compose(["recipe=thinkguard", *arguments])))

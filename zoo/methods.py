@@ -25,6 +25,7 @@ from zoo.core.module import GuardModule
 from zoo.core.orders import order_named
 from zoo.core.tables import text_table
 from zoo.core.tags import SourceTags
+from zoo.debuglm.guards import check_switch, rows_left
 from zoo.evaluate import evaluate
 from zoo.omniguard.model import omniguard
 from zoo.policyguard.evaluation import measure as measure_steps
@@ -58,6 +59,10 @@ class Method:
 def _check_guard(config: dict[str, Any]) -> None:
     """Raises `DataError` for a backbone that cannot be built or cannot take the data."""
     check(**recipe_backbone(config["backbone"]))
+    more = config.get("evaluate", {})
+    check_switch(more.get("without"), more.get("fallback"))
+    if more.get("without") and not config.get("tags", False):
+        raise DataError("evaluate.without switches off what has a tag: set tags=true")
     takes, data = modalities_of(config["backbone"]["name"]), config["data"]
     if data["modalities"] is None and data["source"] == "manifest":
         return  # its rows decide, when they are read
@@ -77,6 +82,9 @@ def _tagged(guard: Guard, config: dict[str, Any], data: GuardDataModule) -> Guar
     """The guard with a tag for each training source, where the recipe says so. Raises `DataError` for one source."""
     if config.get("tags", False):  # runs from before it was there go on without
         guard.tags = SourceTags(tuple(count_tags(data.samples("train"))))
+        more = config.get("evaluate", {})
+        if (named := guard.switched_off(more.get("without") or ())) and more["fallback"] is None:
+            rows_left(data, named)  # what cannot be judged afterwards is said before the training
     return guard
 
 

@@ -20,6 +20,7 @@ from datamodules.base import GuardDataModule
 from datamodules.baselines import fit_logreg, text_of, tfidf_of
 from datamodules.provenance import tag_of
 from datamodules.schema import DataError, Policy, Sample
+from zoo.core import weights
 from zoo.core.calibration import fit_threshold
 from zoo.core.guard import EXPLANATION_TOKENS, Guard, Moderator
 from zoo.core.metrics import Record, summarise
@@ -134,9 +135,8 @@ class WordFallback:
     """
 
     def __init__(self, data: GuardDataModule, without: Collection[str]):
-        gone = frozenset(without)
-        rows = {split: _labelled(data, split, gone) for split in ("train", "val")}
-        self.name = f"tfidf without {', '.join(sorted(gone))}"
+        rows = rows_left(data, without)
+        self.name = f"tfidf without {', '.join(sorted(without))}"
         self.vectoriser, (train, val) = tfidf_of(rows["train"][0], rows["val"][0])
         self.model = fit_logreg(train, rows["train"][1], val, rows["val"][1])
         self.threshold = fit_threshold(self._scores(rows["val"][0]), rows["val"][1]).value
@@ -158,10 +158,19 @@ class WordFallback:
         return [Verdict(s.id, self.name, score >= cut, score, cut) for s, score in zip(samples, scores)]
 
 
-def _labelled(data: GuardDataModule, split: str, gone: frozenset[str]) -> tuple[list[str], list[bool]]:
-    rows = [(s, s.gold(data.fixed_policy(s))) for s in data.samples(split) if tag_of(s) not in gone]
-    kept = [(text_of(s), gold) for s, gold in rows if gold is not None]
-    return [text for text, _ in kept], [gold for _, gold in kept]
+def rows_left(data: GuardDataModule, without: Collection[str]) -> dict[str, tuple[list[str], list[bool]]]:
+    """Texts and verdicts of the training and validation rows of other tags. Raises `DataError` for rows of one class."""
+    out = {}
+    for split in ("train", "val"):
+        rows = [(s, s.gold(data.fixed_policy(s))) for s in data.samples(split) if tag_of(s) not in without]
+        kept = [(text_of(s), gold) for s, gold in rows if gold is not None]
+        out[split] = ([text for text, _ in kept], [gold for _, gold in kept])
+        if set(out[split][1]) != {True, False}:
+            raise DataError(
+                f"without {', '.join(sorted(without))} no {split} rows of both classes are left for a fallback: name a "
+                "model that answers (evaluate.fallback=MODEL)"
+            )
+    return out
 
 
 def switch_off(
@@ -208,6 +217,8 @@ def stretched(score: float, threshold: float, onto: float) -> float:
 
 
 def check_switch(without: Sequence[str] | None, fallback: str | None) -> None:
-    """Raises `DataError` for a fallback of nothing."""
+    """Raises `DataError` for a fallback of nothing, and for a model that there is not."""
     if fallback is not None and not without:
         raise DataError(f"evaluate.fallback={fallback}: nothing is switched off: set evaluate.without=[SOURCE]")
+    if fallback is not None:
+        weights.find(fallback)
