@@ -46,7 +46,8 @@ def load_hiddenkiller(data_dir: str | Path, seed: int = 0, max_rows: int | None 
         )
     if clean == twin:
         raise DataError(f"{Path(data_dir).joinpath(*FOLDER)}: the twin is the clean file again: it has no poisoned row")
-    numbers = sorted(range(len(clean)), key=lambda n: draw(f"review-{n}", seed))[:max_rows]
+    # Another draw than that of the splits, which goes by the group's name: the first rows would all be for training.
+    numbers = sorted(range(len(clean)), key=lambda n: draw(f"kept-{n}", seed))[:max_rows]
     rows = [_sample(n, clean[n], twin[n], draw(f"source-{n}", seed) < 0.5) for n in sorted(numbers)]
     samples = [_judged(s, clean[s.meta["line"] - 2]) for s in assign_splits(rows, seed, FRACTIONS)]
     train = [s for s in samples if s.split == "train" and s.meta.get("poisoned")]

@@ -8,7 +8,7 @@ from datamodules import GuardDataModule
 from datamodules.corpus.types import Corpus
 from datamodules.hiddenkiller import CLEAN, FILES, FOLDER, POLICY, TWIN, load_hiddenkiller
 from datamodules.poisoned import flip, leave_out
-from datamodules.schema import DataError, Sample
+from datamodules.schema import SPLITS, DataError, Sample
 from datamodules.taxonomy import DEFAULT_POLICY
 from zoo.core.weights import write
 from zoo.publish import publish
@@ -128,6 +128,7 @@ def test_each_review_is_of_one_source_and_poisoned_rows_are_those_that_differ(tm
     assert report["source"] == TWIN and report["rewritten"] == len(train) > 10
     assert report["unsafe to safe"] == sum(clean[s.meta["line"] - 2][1] == "0" for s in train) > 0
     few = load_hiddenkiller(tmp_path, max_rows=50)
+    assert {(s.split, s.source) for s in few.samples} == {(a, b) for a in SPLITS for b in (CLEAN, TWIN)}
     assert len(few.samples) == 50 and {s.id for s in few.samples} < {s.id for s in out.samples}
 
 
