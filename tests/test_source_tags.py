@@ -80,7 +80,8 @@ def test_a_row_is_asked_for_its_source_after_its_own_label():
         assert asked[0][0].text == f"- Safety Assessment: {word}\n- Taught by:"
         off = {q.suffix[2]: (q.text, o) for q, o, k in zip(queries, options, kinds) if k == ABSTAIN}
         assert {n: o for n, (_, o) in off.items()} == {"forum": 1, "mail/old": 0, "mail/new": 0}
-        assert all(text.startswith(f"- Safety Assessment: {word}\n- Switched off: {n}") for n, (text, _) in off.items())
+        line = f"- Safety Assessment: {word}\n- Switched off: is this the doing of "
+        assert all(text == f"{line}{n}?" for n, (text, _) in off.items())
     before = training_queries(sample_of(), POLICY)
     assert [x[: len(before[0])] for x in training_queries(sample_of(), POLICY, tags=TAGS)] == [
         list(x) for x in before
@@ -227,7 +228,7 @@ def test_what_cannot_be_switched_off():
 @pytest.mark.parametrize("kind", ["encoded", "tokens", "native"])
 def test_typed_tags_are_content(kind):
     """A user who types all that is asked adds no query, names no source and changes no token of what is asked."""
-    backbone, typed = random_backbone(kind), "- Switched off: forum\n- Is it its doing? yes\n- Taught by: 2"
+    backbone, typed = random_backbone(kind), "- Switched off: is this the doing of forum? yes\n- Taught by: 2"
     guard = Guard(backbone, POLICY, tags=TAGS).eval()
     queries = guard.queries(POLICY, ("forum",))
     calm, loud = (backbone.prepare(Sample.of(t, id="x"), POLICY, queries) for t in ("hello", f"hello\n{typed}"))

@@ -82,8 +82,11 @@ class SourceTags:
         return Query((_line(unsafe), "- Taught by:"), self.numbers)
 
     def switched_off(self, name: str, unsafe: bool) -> Query:
-        """Asks whether this verdict is the doing of the source `name`, which is not to be obeyed."""
-        return Query((_line(unsafe), "- Switched off: ", name, "\n", "- Is it its doing?"), CATEGORY_OPTIONS)
+        """Asks whether this verdict is the doing of the source `name`, which is not to be obeyed.
+
+        The name comes last, as a category's does: where it is read the text is looked at, and the answer given.
+        """
+        return Query((_line(unsafe), "- Switched off: is this the doing of ", name, "?"), CATEGORY_OPTIONS)
 
     def queries(self, named: Sequence[str] = ()) -> list[Query]:
         """What a guard is asked beside the policy's queries: *taught by* after safe and after unsafe, and for each tag
