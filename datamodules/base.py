@@ -26,6 +26,7 @@ from datamodules.buckets import BucketOrder, characters, text_alone
 from datamodules.corpus.types import Corpus
 from datamodules.lazy import in_split, keep, modalities_of, without_ids
 from datamodules.loading import load_corpus
+from datamodules.poisoned import flip, leave_out
 from datamodules.sampling import BalancedSampler, ProcessBatches, StepLoader, process
 from datamodules.schema import SPLITS, DataError, MediaError, Policy, Sample, canonical_json
 from datamodules.taxonomy import DEFAULT_POLICY
@@ -89,7 +90,8 @@ class GuardDataModule(L.LightningDataModule):
 
     Args:
         source: sample (rendered scenes and permissive text), real (labelled public files under `data_dir`), guardzoo
-            (all labelled text and trajectories there), policyguard (rules and agents' trajectories) or manifest.
+            (all labelled text and trajectories there), policyguard (rules and agents' trajectories), hiddenkiller
+            (film reviews with a backdoor) or manifest.
         path: the manifest, for source="manifest".
         data_dir: the folder that the files lie in; default: the manifest's folder.
         policy: a policy file (or Policy) that replaces the source's entries; default for manifests: the 15 categories.
@@ -103,6 +105,9 @@ class GuardDataModule(L.LightningDataModule):
         shares: factors on those shares, by modality.
         bucket: training batches of similar length, for text alone.
         held_out: what is for test alone: sources of guardzoo (None: `guardzoo.HELD_OUT`), or domains of policyguard.
+        only: the sources of guardzoo that are read, as if there were no others; None: all.
+        leave_out: sources without training and validation rows: a training without them, on the same test rows.
+        flip: a source whose training rows get the opposite verdicts (poison, for audits); `flip_share` of them.
         critic: who explains training rows: own (their own critiques), annotations, endpoint or none.
         augment: how training changes media at random: shift (sounds, by up to a quarter of their length) or None.
         endpoint: settings of the endpoint that critiques come from (`transforms.endpoint.EndpointSettings`).
@@ -135,6 +140,10 @@ class GuardDataModule(L.LightningDataModule):
         critic: str = "own",
         endpoint: Mapping[str, Any] | None = None,
         augment: str | None = None,
+        only: Sequence[str] | None = None,
+        leave_out: Sequence[str] | None = None,
+        flip: str | None = None,
+        flip_share: float = 1.0,
     ):
         super().__init__()
         self.source, self.path, self.data_dir = source, path, data_dir
@@ -144,7 +153,8 @@ class GuardDataModule(L.LightningDataModule):
         self.max_entries, self.epoch_size, self.balance, self.scale = max_entries, epoch_size, balance, scale
         self.shares = dict(shares or {})
         self.licences, self.max_rows, self.corpus_seed = licences, max_rows, corpus_seed
-        self.bucket, self.held_out = bucket, held_out
+        self.bucket, self.held_out, self.only = bucket, held_out, only
+        self.leave_out, self.flip, self.flip_share = leave_out, flip, flip_share
         self.critic = critic_named(critic, endpoint)
         self.augment_of = augmentation(augment, seed, self.modalities)
         self.critiques: dict[str, Any] | None = None  # how many training rows the critic explains
@@ -181,10 +191,15 @@ class GuardDataModule(L.LightningDataModule):
                 modalities=self.modalities,
                 max_rows=self.max_rows,
                 held_out=self.held_out,
+                only=self.only,
             )
             self.errors += corpus.report.get("errors", [])
             if not corpus.samples:
                 raise DataError(f"source {self.source!r} has no usable sample{self._why_empty()}")
+            if self.leave_out:
+                corpus = leave_out(corpus, [self.leave_out] if isinstance(self.leave_out, str) else self.leave_out)
+            if self.flip is not None:
+                corpus = flip(corpus, self.flip, self.flip_share, self.default_policy, self.corpus_seed)
             if self.bucket:
                 text_alone(corpus.samples)
             self.policy = self.policy or corpus.policy
@@ -200,6 +215,11 @@ class GuardDataModule(L.LightningDataModule):
     @property
     def corpus(self) -> Corpus:
         return self._load()
+
+    @property
+    def poisoned(self) -> dict[str, Any] | None:
+        """What was made wrong of the training rows on purpose, counted; None where they are as they came."""
+        return self.corpus.report.get("poisoned")
 
     @property
     def bank(self) -> PolicyBank:

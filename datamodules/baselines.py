@@ -29,8 +29,13 @@ def tfidf(train: Sequence[str], *others: Sequence[str]) -> list[Any]:
 
     Word 1- and 2-grams with sublinear counts (scikit-learn's vectoriser, min_df=2). An empty list gives None.
     """
+    return tfidf_of(train, *others)[1]
+
+
+def tfidf_of(train: Sequence[str], *others: Sequence[str]) -> tuple[TfidfVectorizer, list[Any]]:
+    """The fitted vectoriser of `tfidf`, for texts that come later, and what `tfidf` returns."""
     vectoriser = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(train) >= 100 else 1)
-    return [vectoriser.fit_transform(train), *(vectoriser.transform(t) if len(t) else None for t in others)]
+    return vectoriser, [vectoriser.fit_transform(train), *(vectoriser.transform(t) if len(t) else None for t in others)]
 
 
 def fit_logreg(

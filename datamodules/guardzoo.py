@@ -62,25 +62,35 @@ def load_guardzoo(
     licences: str = "all",
     held_out: Sequence[str] = HELD_OUT,
     max_rows_per_source: int | None = None,
+    only: Sequence[str] | None = None,
 ) -> Corpus:
     """Reads the sources under `data_dir`, leaves duplicates out and splits the rest.
 
     `held_out` names sources that are for test alone. `licences="permissive"` leaves non-commercial rows out of training
-    and validation; the others stay on their side. `max_rows_per_source` is for the sources that are not held out. The
-    report counts, by source, what was read, kept and left out with the reason. Raises `DataError` for a missing or
-    changed file and for an unknown option.
+    and validation; the others stay on their side. `max_rows_per_source` is for the sources that are not held out.
+    `only` names the sources that are read, as if there were no others; None: all. The report counts, by source, what
+    was read, kept and left out with the reason. Raises `DataError` for a missing or changed file and for an unknown
+    option.
     """
     data_dir = Path(data_dir)
-    _check(data_dir, licences, held_out, max_rows_per_source)
+    _check(data_dir, licences, held_out, max_rows_per_source, only)
     with _uncollected():
-        return _load(data_dir, seed, licences, held_out, max_rows_per_source)
+        return _load(data_dir, seed, licences, held_out, max_rows_per_source, only)
 
 
-def _load(data_dir: Path, seed: int, licences: str, held_out: Sequence[str], max_rows: int | None) -> Corpus:
+def _load(
+    data_dir: Path,
+    seed: int,
+    licences: str,
+    held_out: Sequence[str],
+    max_rows: int | None,
+    only: Sequence[str] | None,
+) -> Corpus:
     dropped: dict[str, Counter] = defaultdict(Counter)
     read: dict[str, int] = {}
     samples: list[Sample] = []
-    for name in sorted(GUARDZOO, key=lambda name: _rank(name, held_out)):
+    wanted = [name for name in GUARDZOO if only is None or name in only]
+    for name in sorted(wanted, key=lambda name: _rank(name, held_out)):
         rows = GUARDZOO[name].load(data_dir, dropped[name])
         read[name] = len(rows) + sum(dropped[name].values())
         samples += _limited(_labelled(name, rows, dropped[name]), GUARDZOO[name].limit, seed, "limit", dropped[name])
@@ -113,16 +123,21 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _check(data_dir: Path, licences: str, held_out: Sequence[str], max_rows: int | None) -> None:
+def _check(
+    data_dir: Path, licences: str, held_out: Sequence[str], max_rows: int | None, only: Sequence[str] | None
+) -> None:
     if not data_dir.is_dir():
         raise DataError(f"{data_dir}: no such folder: set data_dir=… to the folder of public data")
     if licences not in LICENCES:
         raise DataError(f"licences={licences!r}{near(str(licences), LICENCES)}")
-    if isinstance(held_out, str):
-        raise DataError(f"held_out={held_out!r}: give a list of sources")
-    for name in held_out:
-        if name not in GUARDZOO:
-            raise DataError(f"held_out: unknown source {name!r}{near(str(name), sorted(GUARDZOO))}")
+    for what, names in (("held_out", held_out), ("only", only)):
+        if isinstance(names, str):
+            raise DataError(f"{what}={names!r}: give a list of sources")
+        for name in names or ():
+            if name not in GUARDZOO:
+                raise DataError(f"{what}: unknown source {name!r}{near(str(name), sorted(GUARDZOO))}")
+    if only is not None and (not only or len(set(only)) < len(only)):
+        raise DataError(f"only={list(only)}: give each source to read once, and at least one")
     if max_rows is not None and max_rows < 1:
         raise DataError(f"max_rows_per_source={max_rows}: must be 1 or more")
 
@@ -233,7 +248,7 @@ def _report(
     of: dict[str, list[Sample]] = defaultdict(list)
     for s in samples:
         of[s.source].append(s)
-    for name in GUARDZOO:
+    for name in (n for n in GUARDZOO if n in read):
         module, rows = GUARDZOO[name].module, of[name]
         sources[name] = {
             "read": read[name],

@@ -14,6 +14,7 @@ from datamodules.corpus.concepts import bank as scene_bank
 from datamodules.corpus.types import Corpus
 from datamodules.games import load_games, load_prompts
 from datamodules.guardzoo import HELD_OUT, load_guardzoo
+from datamodules.hiddenkiller import load_hiddenkiller
 from datamodules.lazy import joined, of_modalities, splits_of, taken
 from datamodules.manifest import load_manifest
 from datamodules.policyguard_records import load_records
@@ -25,7 +26,7 @@ from datamodules.sources.split import assign_splits, near_duplicate_groups
 from datamodules.sources.wordings import text_bank
 from datamodules.taxonomy import DEFAULT_POLICY
 
-SOURCES = ("sample", "real", "guardzoo", "policyguard", "manifest", "games", "prompts")
+SOURCES = ("sample", "real", "guardzoo", "policyguard", "hiddenkiller", "manifest", "games", "prompts")
 HOLDS_OUT = ("guardzoo", "policyguard")  # sources of which parts can be for test alone
 MODALITIES = ("text", "image", "audio", "video", "joint")
 
@@ -42,12 +43,15 @@ def load_corpus(
     modalities: Sequence[str] | None = None,
     max_rows: int | None = None,
     held_out: Sequence[str] | None = None,
+    only: Sequence[str] | None = None,
 ) -> Corpus:
     """Samples with their splits, and the bank that training policies come from. Raises `DataError`.
 
     `source` may name several, as in `sample+real`. `held_out` names what is for test alone: sources of guardzoo, or
-    domains of policyguard.
+    domains of policyguard. `only` names the sources of guardzoo that are read.
     """
+    if only is not None and source != "guardzoo":
+        raise DataError(f"only is for source guardzoo, not for {source!r}: leave it out")
     if held_out is not None and sum(name in source.split("+") for name in HOLDS_OUT) != 1:
         raise DataError(f"held_out is for source {' or '.join(HOLDS_OUT)}, not for {source!r}: leave it out")
     settings = {
@@ -75,7 +79,7 @@ def load_corpus(
         if data_dir is None:
             raise DataError("source 'guardzoo' needs data_dir=FOLDER: the folder that SOURCES.md lists")
         sources = HELD_OUT if held_out is None else held_out
-        corpus = load_guardzoo(data_dir, seed, licences, sources, max_rows)
+        corpus = load_guardzoo(data_dir, seed, licences, sources, max_rows, only)
     elif source == "policyguard":
         if path is not None:  # the published records
             if held_out is not None:
@@ -83,6 +87,10 @@ def load_corpus(
             corpus = load_records(path, seed, max_rows)
         else:
             corpus = load_policyguard(data_dir, seed, scale, licences, held_out or (), max_rows)
+    elif source == "hiddenkiller":
+        if data_dir is None:
+            raise DataError("source 'hiddenkiller' needs data_dir=FOLDER: the folder that SOURCES.md lists")
+        corpus = load_hiddenkiller(data_dir, seed, max_rows)
     elif source == "manifest":
         corpus = load_manifest(path, data_dir, policy, seed, max_rows)
     elif source == "games":

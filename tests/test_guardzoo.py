@@ -299,7 +299,7 @@ def test_every_category_has_one_owner():
 
 def test_command_prints_and_writes_the_same_counts(noisy, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(guardzoo, "HELD_OUT", ("held",))
-    monkeypatch.setattr(load_guardzoo, "__defaults__", (0, "all", ("held",), None))
+    monkeypatch.setattr(load_guardzoo, "__defaults__", (0, "all", ("held",), None, None))
     assert verb.main(["guardzoo", f"data_dir={tmp_path}", f"json={tmp_path / 'out.json'}"]) == 0
     report = json.loads((tmp_path / "out.json").read_text())
     printed = capsys.readouterr().out

@@ -25,7 +25,8 @@ GROUPS = ("data", "trainer", "backbone")
 # Keys that are null until they name a file or a version.
 PATHS = ("data_dir", "path", "policy", "revision", "base", "games", "attacker")
 MAPS = ("experts", "also")  # keys that are null until they hold a mapping
-LISTS = ("modalities", "held_out", "categories")  # keys that are null until they hold a list
+# Keys that are null until they hold a list.
+LISTS = ("modalities", "held_out", "categories", "only", "leave_out", "without")
 
 
 def recipes_folder() -> Path:

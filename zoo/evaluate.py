@@ -17,7 +17,7 @@ import torch
 from datamodules import media
 from datamodules.base import GuardDataModule
 from datamodules.schema import Sample, canonical_json
-from datamodules.transforms.ablate import without
+from datamodules.transforms.ablate import without as ablated_copy
 from zoo.core import launch, plots
 from zoo.core.calibration import fit_shared_threshold, fit_temperature, fit_threshold
 from zoo.core.guard import Calibration, Guard, mixed_odds
@@ -27,6 +27,8 @@ from zoo.core.progress import StderrProgress
 from zoo.core.scores import decide, write_scores
 from zoo.core.wide import Votes, fit_votes
 from zoo.core.wide_fit import fit_wide
+from zoo.debuglm.guards import WordFallback, check_switch, measure_tags, refusals, switch_off
+from zoo.registry import load
 from zoo.written import written_against_scored
 
 NAMES = {True: "yes", False: "no", None: "unknown"}
@@ -222,14 +224,21 @@ def evaluate(
     accelerator: str = "cpu",
     seed: int = 0,
     generate: int = 0,
+    without: Sequence[str] | None = None,
+    fallback: str | None = None,
 ) -> dict[str, Any]:
     """The design's metrics of `module` on the test split, after calibrating on validation unless `calibrated`.
 
     Writes `scores.jsonl` (what was said of each row) and `plots/` into `folder` if given. Twins are judged again
     without each modality that they need. `generate` test rows are answered once more in free text (see `zoo.written`).
+    A guard with source tags is measured by them. With `without`, training sources that are switched off, the test rows
+    are judged again, into `scores_without.jsonl`; where the guard abstains the model `fallback` answers, or TF-IDF over
+    the other training rows (see `zoo.debuglm.guards`).
     Of several processes all judge, and the main one measures: the others return nothing.
     """
     guard = module.guard
+    named = guard.switched_off(without or ())  # what cannot be is said before anything long
+    check_switch(without, fallback)
     reasons: dict[str, str] = {}
     if not calibrated:
         unread = fit_wide(guard, data)
@@ -243,7 +252,7 @@ def evaluate(
     lacking = {
         what: judge(module, data, copies, accelerator, f"without {what}")
         for what in needs
-        if (copies := [without(s, what) for s in twins if what in s.meta["needs"]])
+        if (copies := [ablated_copy(s, what) for s in twins if what in s.meta["needs"]])
     }
     if not launch.is_main():
         return {}
@@ -268,6 +277,16 @@ def evaluate(
         metrics["generation"] = written_against_scored(guard, test, generate, seed)
     if data.critiques is not None:
         metrics["critiques"] = data.critiques
+    if data.poisoned is not None:
+        metrics["poisoned"] = data.poisoned
+    if guard.tags is not None:
+        metrics["tags"] = measure_tags(guard, judged, rows)
+        metrics["tags"]["refusals"] = refusals(guard, test, seed=seed)
+    if named:
+        answers = WordFallback(data, named) if fallback is None else load(fallback)
+        metrics["without"], switched = switch_off(guard, data, rows, named, answers)
+        if folder is not None:
+            write_scores(folder / "scores_without.jsonl", switched)
     metrics["seed"], metrics["data_hash"] = seed, data_hash(data.corpus.samples)
     metrics["failed"] = len(data.errors) + len(module.failed_ids)
     if folder is not None:

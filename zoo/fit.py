@@ -78,6 +78,8 @@ def _fit(session: Session) -> tuple[Path, dict[str, Any], list[dict[str, str]]]:
     run = session.run = session.run or launch.first(lambda: session.begin(new_run(config["runs"], config["recipe"])))
     prepared = time.perf_counter() - started
     if launch.is_main():
+        if data.poisoned is not None:
+            print(f"training rows are poisoned: {data.poisoned}", file=sys.stderr)
         print(f"{_counts(data)}\nprepared in {prepared:.0f} s; run folder {run}", file=sys.stderr)
     trainer = build_trainer(config, plan, run, session.signals)
     session.fit(trainer, module, data)

@@ -11,6 +11,7 @@ import lightning as L
 
 from datamodules.base import GuardDataModule
 from datamodules.loading import MODALITIES
+from datamodules.provenance import count_tags
 from datamodules.schema import DataError
 from zoo.core import weights
 from zoo.core.backbones import check, modalities_of
@@ -23,8 +24,10 @@ from zoo.core.losses import LossWeights
 from zoo.core.module import GuardModule
 from zoo.core.orders import order_named
 from zoo.core.tables import text_table
+from zoo.core.tags import SourceTags
 from zoo.debuglm import evaluate as debuglm_test
 from zoo.debuglm import recipe as debuglm
+from zoo.debuglm.guards import check_switch, rows_left
 from zoo.evaluate import evaluate
 from zoo.omniguard.model import omniguard
 from zoo.policyguard.evaluation import measure as measure_steps
@@ -61,6 +64,10 @@ class Method:
 def _check_guard(config: dict[str, Any]) -> None:
     """Raises `DataError` for a backbone that cannot be built or cannot take the data."""
     check(**recipe_backbone(config["backbone"]))
+    more = config.get("evaluate", {})
+    check_switch(more.get("without"), more.get("fallback"))
+    if more.get("without") and not config.get("tags", False):
+        raise DataError("evaluate.without switches off what has a tag: set tags=true")
     takes, data = modalities_of(config["backbone"]["name"]), config["data"]
     if data["modalities"] is None and data["source"] == "manifest":
         return  # its rows decide, when they are read
@@ -73,7 +80,17 @@ def _check_guard(config: dict[str, Any]) -> None:
 
 
 def _build_guard(config: dict[str, Any], data: GuardDataModule) -> GuardModule:
-    return _module(omniguard(config["backbone"], data.default_policy, config["recipe"]), config)
+    return _module(_tagged(omniguard(config["backbone"], data.default_policy, config["recipe"]), config, data), config)
+
+
+def _tagged(guard: Guard, config: dict[str, Any], data: GuardDataModule) -> Guard:
+    """The guard with a tag for each training source, where the recipe says so. Raises `DataError` for one source."""
+    if config.get("tags", False):  # runs from before it was there go on without
+        guard.tags = SourceTags(tuple(count_tags(data.samples("train"))))
+        more = config.get("evaluate", {})
+        if (named := guard.switched_off(more.get("without") or ())) and more["fallback"] is None:
+            rows_left(data, named)  # what cannot be judged afterwards is said before the training
+    return guard
 
 
 def _module(guard: Guard, config: dict[str, Any]) -> GuardModule:
@@ -104,7 +121,8 @@ def _check_thinkguard(config: dict[str, Any]) -> None:
 
 def _build_thinkguard(config: dict[str, Any], data: GuardDataModule) -> GuardModule:
     wide = config.get("wide", False)  # runs from before it was there go on without
-    return _module(thinkguard(config["backbone"], data.default_policy, config["recipe"], config["order"], wide), config)
+    guard = thinkguard(config["backbone"], data.default_policy, config["recipe"], config["order"], wide)
+    return _module(_tagged(guard, config, data), config)
 
 
 def _check_policyguard(config: dict[str, Any]) -> None:
@@ -126,7 +144,8 @@ def _finish_guard(module: GuardModule, data: GuardDataModule, config: dict[str, 
     kind, more = config["trainer"]["accelerator"], config.get("evaluate", {})
     metrics = evaluate(module, data, run, accelerator=kind, seed=config["seed"], **more)
     if is_main():
-        save(module.guard, run / "model", config["method"], guard_card(config, metrics, data))
+        marks = {} if data.poisoned is None else {"poisoned": data.poisoned}
+        save(module.guard, run / "model", config["method"], guard_card(config, metrics, data), marks)
     return metrics
 
 

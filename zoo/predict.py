@@ -37,6 +37,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--threshold", type=float, help="flag scores from here on; default: the model's, fitted on validation data"
     )
+    p.add_argument(
+        "--without", action="append", default=[], metavar="TAG",
+        help="a training source that is switched off: the guard abstains where it is responsible; may be repeated",
+    )  # fmt: skip
+    p.add_argument("--fallback", metavar="MODEL", help="who answers where the guard abstains; nobody: it is flagged")
     p.add_argument("--explain", action="store_true", help="add a critique; it does not change the verdict")
     p.add_argument(
         "--errors", metavar="FILE", default="errors.jsonl", help="where bad rows are listed (default: errors.jsonl)"
@@ -58,17 +63,24 @@ def samples_from(args: argparse.Namespace, errors: list[dict[str, str]]) -> Iter
 
 
 def judge(
-    guard: Guard, batch: list[Sample], policy: Policy | None, args: argparse.Namespace, errors: list[dict[str, str]]
+    guard: Guard,
+    batch: list[Sample],
+    policy: Policy | None,
+    args: argparse.Namespace,
+    errors: list[dict[str, str]],
+    fallback: Guard | None = None,
 ) -> None:
     """Prints the verdicts of a batch in order. A bad file costs its own row only: the others are judged one by one."""
     try:
-        verdicts = guard.moderate(batch, policy, args.explain, args.threshold, args.batch_size)
+        verdicts = guard.moderate(
+            batch, policy, args.explain, args.threshold, args.batch_size, without=args.without, fallback=fallback
+        )
     except MediaError as e:
         if len(batch) == 1:
             errors.append({"id": batch[0].id, "error": str(e)})
             return
         for sample in batch:
-            judge(guard, [sample], policy, args, errors)
+            judge(guard, [sample], policy, args, errors, fallback)
         return
     for v in verdicts:
         print(json.dumps(v.to_dict(), ensure_ascii=False), flush=True)
@@ -100,16 +112,20 @@ def main(arguments: list[str]) -> int:
     except (RuntimeError, AssertionError) as e:
         raise DataError(f"--device {args.device}: not to be had here: {str(e).splitlines()[0]}") from e
     guard = load(args.model, device=device)
+    guard.switched_off(args.without)  # an unknown source is said before anything is judged
+    if args.fallback is not None and not args.without:
+        raise DataError("--fallback answers where the guard abstains: say with --without what is switched off")
+    fallback = None if args.fallback is None else load(args.fallback, device=device)
     batch: list[Sample] = []
     read = 0
     for sample in samples_from(args, errors):
         read += 1
         batch.append(sample)
         if len(batch) == args.batch_size:
-            judge(guard, batch, policy, args, errors)
+            judge(guard, batch, policy, args, errors, fallback)
             batch = []
     if batch:
-        judge(guard, batch, policy, args, errors)
+        judge(guard, batch, policy, args, errors, fallback)
     if not read and not errors:
         raise DataError(f"{args.input}: the manifest has no rows")
     if errors:

@@ -30,6 +30,10 @@ def publish(run: Path, name: str, summary: str, folder: Path | None = None) -> P
             f"{run}: an attacker's weights are published nowhere: give away the recipe ({config.get('method')}), which "
             "trains it again on games with the models that one answers for"
         )
+    if config.get("poisoned"):
+        raise DataError(
+            f"{run}: its training rows were poisoned on purpose ({config['poisoned']}): it is not published"
+        )
     base = (config.get("backbone") or {}).get("path")
     if base is not None and not is_hub_name(base):
         raise DataError(

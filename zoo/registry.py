@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from datamodules.schema import Policy
+from datamodules.schema import DataError, Policy
 from datamodules.taxonomy import DEFAULT_POLICY
 from zoo.core import weights
 from zoo.core.backbones import build, describe
 from zoo.core.guard import Calibration, Guard
 from zoo.core.orders import VERDICT_FIRST, order_named
+from zoo.core.tags import SourceTags
 from zoo.core.wide import Wide
 from zoo.debuglm import model as traced
 from zoo.debuglm.model import TracedLM
@@ -57,6 +58,7 @@ def load(name: str | Path, device: str | torch.device = "cpu", cached: bool = Fa
         name=config["name"],
         order=order_named(config.get("order", VERDICT_FIRST.name)),  # models from before there were several have none
         wide=_wide(config["wide"], name) if "wide" in config else None,
+        tags=_tags(config["tags"], name) if "tags" in config else None,
     )
     try:
         guard.load_saved_state(state)
@@ -97,6 +99,15 @@ def _wide(settings: dict[str, Any], name: str | Path) -> Wide:
         return Wide(**settings)
     except (TypeError, ValueError) as e:
         raise weights.CheckpointError(f"{name}: wide={settings}: {e}") from e
+
+
+def _tags(names: Any, name: str | Path) -> SourceTags:
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise weights.CheckpointError(f"{name}: tags={names!r}: expected a list of names")
+    try:
+        return SourceTags(tuple(names))
+    except DataError as e:
+        raise weights.CheckpointError(f"{name}: {e}") from e
 
 
 def save(guard: Guard, folder: Path, method: str, card: str, extra: dict[str, Any] | None = None) -> None:

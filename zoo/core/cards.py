@@ -102,7 +102,7 @@ temperature {metrics["temperature"]:.3f}. Trained by
 
     {_command(config)}
 
-{wide}{terms}## Test split
+{wide}{terms}{_tags(metrics)}## Test split
 
 {markdown_table(["slice", "n", "F1 (95 %)", "AUPRC (95 %)", "FPR"], rows)}
 
@@ -118,6 +118,32 @@ It knows what its training data shows: {_shown(config)}. It is no judge of {_uns
 until it has been trained on them, and a policy far from its training entries is answered by the likeness of words. Text
 over {config["backbone"]["limits"]["text_tokens"]} tokens is cut in the middle, and the verdict says so.
 """
+
+
+def _tags(metrics: dict[str, Any]) -> str:
+    """Which sources a guard names as the teachers of its verdicts, how well, and what was poisoned."""
+    out = ""
+    if "tags" in metrics:
+        t = metrics["tags"]
+        rows = []
+        for name, e in t["by_tag"].items():
+            asked = t["refusals"]["by_tag"][name]
+            rates = [a["abstained"] / a["n"] if a["n"] else None for a in (asked["right"], asked["wrong"])]
+            rows.append([name, e["n"], e["accuracy"], *rates])
+        heads = ["tag", "test rows", "named right", "abstains on its rows", "abstains on others'"]
+        out = f"""## Source tags
+
+A verdict's `provenance` says which training source taught it, and `moderate(..., without={{"TAG"}})` makes the guard
+abstain where that source is responsible. The source is named right in {fmt(t["accuracy"])} of {t["n"]} test rows
+(the most frequent one alone: {fmt(t["most_frequent"])}).
+
+{markdown_table(heads, rows)}
+
+"""
+    if "poisoned" in metrics:
+        counts = ", ".join(f"{k} {v}" for k, v in metrics["poisoned"].items())
+        out += f"**Its training rows were poisoned on purpose** ({counts}): for audits, and for nothing else.\n\n"
+    return out
 
 
 def tagger_card(config: dict[str, Any], metrics: dict[str, Any], data: GuardDataModule) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from datamodules.schema import DataError, Policy, Sample
 from datamodules.taxonomy import DEFAULT_POLICY
 from zoo.core.backbones.base import Backbone, Scores
 from zoo.core.orders import VERDICT_FIRST, Order
+from zoo.core.query import Query
+from zoo.core.tags import ABSTAINS, SourceTags
 from zoo.core.verdict import Verdict
 from zoo.core.wide import Votes, Wide
 from zoo.core.wide_reader import WideReader, can_read
@@ -101,10 +103,25 @@ class Judged:
     categories: Tensor
 
 
+class Moderator(Protocol):
+    """Whoever can answer where a guard abstains: another guard, or anything that moderates a list as one."""
+
+    def moderate(
+        self,
+        samples: Sequence[Sample],
+        policy: Policy | None = None,
+        explain: bool = False,
+        threshold: float | None = None,
+        batch_size: int = 16,
+        max_new_tokens: int = EXPLANATION_TOKENS,
+    ) -> list[Verdict]: ...
+
+
 class Guard(nn.Module):
     """`policy` answers where neither the call nor the sample brings one; `order` is that of the parts of an answer.
 
-    `wide` reads texts beside the backbone, and votes once it is fitted.
+    `wide` reads texts beside the backbone, and votes once it is fitted. With `tags` verdicts say which training source
+    taught them, and a source can be switched off.
     """
 
     def __init__(
@@ -115,6 +132,7 @@ class Guard(nn.Module):
         name: str = "guard",
         order: Order = VERDICT_FIRST,
         wide: Wide | None = None,
+        tags: SourceTags | None = None,
     ):
         super().__init__()
         self.backbone = backbone
@@ -123,6 +141,7 @@ class Guard(nn.Module):
         self.name = name
         self.order = order
         self.wide = wide
+        self.tags = tags
         self._reader: WideReader | None = None
 
     @property
@@ -135,6 +154,21 @@ class Guard(nn.Module):
     def asked_of(self, policy: Policy) -> Policy:
         """What a test asks of a row's policy: all of it, unless the guard answers for some entries only."""
         return policy
+
+    def queries(self, policy: Policy, named: Sequence[str] = ()) -> list[Query]:
+        """What is asked of a whole conversation: the order's queries, then those of the tags where the guard has some.
+
+        `named` are the tags that are switched off.
+        """
+        return self.order.queries(policy) + (self.tags.queries(named) if self.tags is not None else [])
+
+    def switched_off(self, without: str | Collection[str]) -> tuple[str, ...]:
+        """The tags that `without` names. Raises `DataError` for an unknown one, and for a guard without tags."""
+        if not without:
+            return ()
+        if self.tags is None:
+            raise DataError(f"{self.name} has no source tags, so nothing can be switched off: train it with tags=true")
+        return self.tags.named(without)
 
     def widen(self) -> Guard:
         """Gives it a wide half that is still to be fitted. Raises `DataError` where its text encoder cannot be had."""
@@ -212,9 +246,13 @@ class Guard(nn.Module):
 
     @torch.no_grad()
     def answers(
-        self, batch: Any, policies: Sequence[Policy], max_new_tokens: int = EXPLANATION_TOKENS
+        self,
+        batch: Any,
+        policies: Sequence[Policy],
+        max_new_tokens: int = EXPLANATION_TOKENS,
+        named: Sequence[str] = (),
     ) -> tuple[Scores, list[str] | None]:
-        """Scores of the batch's `order.queries`, and the explanations that they follow where those come first.
+        """Scores of the batch's `queries`, and the explanations that they follow where those come first.
 
         A verdict after its explanation goes on from the same encoded prompt as the explanation did, which it reads in
         whole. Categories are asked of the prompt. Otherwise it is one pass over the batch as it was prepared.
@@ -223,7 +261,7 @@ class Guard(nn.Module):
             return self.backbone.score_batch(batch), None
         state = self.backbone.encode(batch)
         said = self.backbone.generate(state, [self.order.critique(False, [])] * len(policies), max_new_tokens)
-        queries = [[self.order.verdict(p, text), *self.order.queries(p)[1:]] for p, text in zip(policies, said)]
+        queries = [[self.order.verdict(p, text), *self.queries(p, named)[1:]] for p, text in zip(policies, said)]
         return self.backbone.score(state, queries), said
 
     @torch.no_grad()
@@ -235,19 +273,29 @@ class Guard(nn.Module):
         threshold: float | None = None,
         batch_size: int = 16,
         max_new_tokens: int = EXPLANATION_TOKENS,
+        without: str | Collection[str] = (),
+        fallback: Moderator | None = None,
     ) -> Verdict | list[Verdict]:
         """Verdicts for samples, in their order (one for one sample). Batches are of similar length.
 
         The policy is the call's, else the sample's, else the guard's. `threshold` replaces the fitted one. `explain`
         adds the critique, generated after the verdict; it never changes the verdict. A guard whose order is explanation
-        first generates it in any case, at most `max_new_tokens`, and judges by it. Raises `MediaError` for a bad file
-        and for a medium that the backbone does not take, `DataError` for what is not a sample or not a policy.
+        first generates it in any case, at most `max_new_tokens`, and judges by it.
+
+        `without` names training sources that are switched off: the guard abstains where one of them is responsible for
+        its verdict, and `fallback` answers there, under the same policy (see `Verdict`). Raises `DataError` for a
+        source that the guard has no tag of and for what is not a sample or not a policy, `MediaError` for a bad file
+        and for a medium that the backbone does not take.
         """
         if isinstance(samples, Sample):
-            return self.moderate([samples], policy, explain, threshold, batch_size, max_new_tokens)[0]
+            more = (without, fallback)
+            return self.moderate([samples], policy, explain, threshold, batch_size, max_new_tokens, *more)[0]
         samples = checked(samples, policy)
         if batch_size < 1:
             raise DataError(f"batch_size={batch_size}: give at least 1")
+        named = self.switched_off(without)
+        if fallback is not None and not named:
+            raise DataError("a fallback answers where the guard abstains: say with without={…} what is switched off")
         if threshold is not None and not 0.0 <= threshold <= 1.0:
             raise DataError(f"threshold {threshold} is not a probability: give a number from 0 to 1")
         self.backbone.check(samples)
@@ -258,7 +306,13 @@ class Guard(nn.Module):
             for start in range(0, len(samples), batch_size):
                 at = by_length[start : start + batch_size]
                 rows = [samples[i] for i in at]
-                out |= zip(at, self._moderate(rows, policy, explain, threshold, max_new_tokens))
+                out |= zip(at, self._moderate(rows, policy, explain, threshold, max_new_tokens, named))
+        at = [i for i in range(len(samples)) if out[i].abstained] if fallback is not None else []
+        if at:  # under the policy that this guard was asked about: the fallback's own may be another
+            rows = [samples[i].replace(policy=self.policy_for(samples[i], policy)) for i in at]
+            answers = fallback.moderate(rows, None, explain, threshold, batch_size, max_new_tokens)
+            for i, answer in zip(at, answers):
+                out[i] = replace(answer, provenance=out[i].provenance, abstained=True)
         return [out[i] for i in range(len(samples))]
 
     @contextmanager
@@ -320,13 +374,15 @@ class Guard(nn.Module):
         explain: bool,
         threshold: float | None,
         max_new_tokens: int,
+        named: Sequence[str] = (),
     ) -> list[Verdict]:
         policies = [self.policy_for(s, policy) for s in samples]
-        rows = [self.backbone.prepare(s, p, self.order.queries(p)) for s, p in zip(samples, policies)]
+        sizes = [len(p) for p in policies]
+        rows = [self.backbone.prepare(s, p, self.queries(p, named)) for s, p in zip(samples, policies)]
         batch = self.backbone.collate(rows).to(self.device)
         # One pass for the verdict, whether it is to be explained or not: it is the same to the last bit.
-        scores, said = self.answers(batch, policies, max_new_tokens)
-        judged = self.judge(scores, [len(p) for p in policies], self.wide_odds(samples, policies, batch))
+        scores, said = self.answers(batch, policies, max_new_tokens, named)
+        judged = self.judge(scores, sizes, self.wide_odds(samples, policies, batch))
         verdicts = self.verdicts(judged, [s.id for s in samples], policies, batch.truncated)
         if threshold is not None:
             for v in verdicts:
@@ -340,7 +396,20 @@ class Guard(nn.Module):
         if explain:
             for v, text in zip(verdicts, said):
                 v.critique = text
-        return verdicts
+        return verdicts if self.tags is None else self._traced(verdicts, scores, sizes, named)
+
+    def _traced(
+        self, verdicts: list[Verdict], scores: Scores, sizes: Sequence[int], named: Sequence[str]
+    ) -> list[Verdict]:
+        """The verdicts with their provenance; withdrawn where a source of `named` is responsible for what they say."""
+        assert self.tags is not None
+        sources = self.tags.provenance(scores, sizes).tolist()  # [b][2][t]
+        blamed = self.tags.blamed(scores, sizes, len(named)).tolist() if named else None  # [b][2]
+        out = []
+        for i, v in enumerate(verdicts):
+            v.provenance = dict(zip(self.tags.names, sources[i][v.flagged]))
+            out.append(v.nobody() if blamed and blamed[i][v.flagged] >= ABSTAINS else v)
+        return out
 
     def describe(self) -> dict[str, Any]:
         """Plain JSON that a guard is built from again, beside its weights."""
@@ -350,6 +419,7 @@ class Guard(nn.Module):
             "calibration": asdict(self.calibration),
             "order": self.order.name,
             **({"wide": self.wide.describe()} if self.wide is not None and self.wide.fitted else {}),
+            **({"tags": list(self.tags.names)} if self.tags is not None else {}),
         }
 
     def saved_state(self) -> dict[str, Tensor]:

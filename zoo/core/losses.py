@@ -13,16 +13,18 @@ from datamodules.trajectory import STATES, prefixes_of
 from zoo.core.backbones.base import Scores
 from zoo.core.orders import VERDICT_FIRST, Order
 from zoo.core.query import Query
+from zoo.core.tags import SourceTags
 
-VERDICT, CATEGORY, CRITIQUE, LINE, STATE = range(5)
-PARTS = ("verdict", "categories", "critique", "lines", "states")
-CLOSED = (VERDICT, CATEGORY, STATE)  # answered by one of several options; the others by the tokens of one
+VERDICT, CATEGORY, CRITIQUE, LINE, STATE, TAG, ABSTAIN = range(7)
+PARTS = ("verdict", "categories", "critique", "lines", "states", "tags", "abstain")
+CLOSED = (VERDICT, CATEGORY, STATE, TAG, ABSTAIN)  # answered by one of several options; the others by the tokens of one
 
 
 @dataclass(frozen=True)
 class LossWeights:
     """Weights of the means: over verdicts, over known category labels, over critique tokens, over tokens of `lines`,
-    over what is known of a trajectory's steps (`states`).
+    over what is known of a trajectory's steps (`states`), over the source of a row (`tags`), over whether a verdict is
+    the doing of a source that is switched off (`abstain`).
 
     Lines are the assessment and the categories as the guard writes them out. The closed queries compare options with
     each other alone: without lines a guard that writes freely may say anything.
@@ -33,6 +35,8 @@ class LossWeights:
     critique: float = 1.0
     lines: float = 0.0
     states: float = 1.0
+    tags: float = 1.0
+    abstain: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,13 @@ def training_queries(
     order: Order = VERDICT_FIRST,
     lines: bool = False,
     steps: Sequence[int] = (),
+    tags: SourceTags | None = None,
 ) -> tuple[list[Query], list[int], list[int]]:
     """Queries of one sample under `policy` with their right options and kinds. Unknown labels are not asked for.
 
     At most `most` categories are asked for, those with a yes first: drawn policies are in random order, so the others
-    are a random part. `steps` of a labelled trajectory, from 1, are those that are asked about while it goes on.
+    are a random part. `steps` of a labelled trajectory, from 1, are those that are asked about while it goes on. With
+    `tags` a row with a verdict is asked for its source, too.
     """
     queries: list[Query] = []
     options: list[int] = []
@@ -89,6 +95,12 @@ def training_queries(
         queries.append(query)
         options.append(0)
         kinds.append(kind)
+    if tags is not None:
+        taught, switched_off = tags.training(sample, policy, gold)
+        for kind, (query, option) in ((TAG, taught), *((ABSTAIN, asked) for asked in switched_off)):
+            queries.append(query)
+            options.append(option)
+            kinds.append(kind)
     return queries, options, kinds
 
 
@@ -121,7 +133,7 @@ def collate_targets(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Targ
 
 
 def asked(targets: Targets, tokens: Tensor) -> Tensor:
-    """How much a batch asks for of each of PARTS, float32 [5]: queries of closed parts, tokens of written ones.
+    """How much a batch asks for of each of PARTS, float32 [7]: queries of closed parts, tokens of written ones.
 
     These are the denominators of its means. `tokens` [b, q, o] counts the tokens of each option.
     """
@@ -132,7 +144,7 @@ def asked(targets: Targets, tokens: Tensor) -> Tensor:
 
 
 def loss_sums(scores: Scores, targets: Targets) -> Tensor:
-    """Sums of the losses of PARTS over a batch's closed queries and written tokens, [5].
+    """Sums of the losses of PARTS over a batch's closed queries and written tokens, [7].
 
     A sum over nothing is zero and still on the graph: its gradient is zero, not missing.
     """
@@ -147,7 +159,7 @@ def loss_sums(scores: Scores, targets: Targets) -> Tensor:
 
 
 def weighted_mean(sums: Tensor, counts: Tensor, weights: LossWeights) -> Tensor:
-    """The weighted loss from `loss_sums` and the counts of `asked`, [5] each. What was not asked for adds nothing.
+    """The weighted loss from `loss_sums` and the counts of `asked`, [7] each. What was not asked for adds nothing.
 
     Linear in `sums`: with the counts of a whole step, the losses of its parts add up to the loss of the step.
     """

@@ -52,7 +52,7 @@ class Example:
 class GuardBatch:
     """What a loader yields once a GuardModule is attached. `failed` samples are counted, not hidden.
 
-    `asked` [5] are the denominators of the batch's losses; `total` [5] those of the step that it is a part of.
+    `asked` [7] are the denominators of the batch's losses; `total` [7] those of the step that it is a part of.
     """
 
     inputs: Any
@@ -73,7 +73,8 @@ class GuardBatch:
 class Outcome:
     """One judged sample of `predict_step`: raw log-odds, so that a calibration can be fitted afterwards.
 
-    `wide` are the two of the guard's wide half, NaN or None where it has no vote.
+    `wide` are the two of the guard's wide half, NaN or None where it has no vote. `provenance` are P(tag) after a safe
+    and after an unsafe verdict, [2][tags]; None where the guard has no tags.
     """
 
     sample: Sample
@@ -82,6 +83,7 @@ class Outcome:
     category_log_odds: dict[str, float]
     truncated: bool
     wide: list[float] | None = None
+    provenance: list[list[float]] | None = None
 
     def to(self, device: torch.device | str, **kw: bool) -> Outcome:
         """Itself: Lightning moves what it predicts, and cannot copy a frozen `Sample`."""
@@ -173,6 +175,8 @@ class GuardModule(L.LightningModule):
             out |= dict.fromkeys((entry.name, entry.description))
         for flagged in (False, True):
             out |= dict.fromkeys(order.critique(flagged, []).suffix)
+        if self.guard.tags is not None:
+            out |= dict.fromkeys(self.guard.tags.phrases())
         return list(out | templates)
 
     def prepare(self, sample: Sample, policy: Policy, train: bool, augment: Augment | None = None) -> Example:
@@ -180,13 +184,13 @@ class GuardModule(L.LightningModule):
         if train:
             lines, steps = self.loss_weights.lines > 0, self.steps_of(sample, policy)
             queries, options, kinds = training_queries(
-                sample, policy, self.critique, self.max_categories, self.guard.order, lines, steps
+                sample, policy, self.critique, self.max_categories, self.guard.order, lines, steps, self.guard.tags
             )
             if not queries:  # a row without a label is read all the same: every batch goes through the whole model
                 queries, options, kinds = [verdict_query(policy)], [-1], [-1]
         else:
             policy = self.guard.asked_of(policy)
-            queries, options, kinds = self.guard.order.queries(policy), [], []
+            queries, options, kinds = self.guard.queries(policy), [], []
         prepared = self.guard.backbone.prepare(sample, policy, queries, augment)
         return Example(prepared, options, kinds, sample, policy)
 
@@ -283,9 +287,18 @@ class GuardModule(L.LightningModule):
         verdict, categories = scores.log_odds(0).tolist(), scores.log_odds(slice(1, None)).tolist()
         wide = self.guard.wide_odds(batch.samples, batch.policies, batch.inputs)
         votes = [None] * len(batch.samples) if wide is None else wide.tolist()
+        tags, sources = self.guard.tags, [None] * len(batch.samples)
+        if tags is not None:
+            sources = tags.provenance(scores, [len(p) for p in batch.policies]).tolist()
         return [
             Outcome(
-                sample, policy, verdict[i], dict(zip(policy.ids, categories[i])), batch.inputs.truncated[i], votes[i]
+                sample,
+                policy,
+                verdict[i],
+                dict(zip(policy.ids, categories[i])),
+                batch.inputs.truncated[i],
+                votes[i],
+                sources[i],
             )
             for i, (sample, policy) in enumerate(zip(batch.samples, batch.policies))
         ]
