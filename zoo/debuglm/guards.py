@@ -159,7 +159,7 @@ class WordFallback:
 
 
 def rows_left(data: GuardDataModule, without: Collection[str]) -> dict[str, tuple[list[str], list[bool]]]:
-    """Texts and verdicts of the rows of other tags, training and validation. Raises `DataError` for rows of one class."""
+    """Texts and verdicts of other tags' rows, by split. Raises `DataError` for rows of one class."""
     out = {}
     for split in ("train", "val"):
         rows = [(s, s.gold(data.fixed_policy(s))) for s in data.samples(split) if tag_of(s) not in without]
