@@ -10,14 +10,25 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datamodules.schema import DataError, Message, Part, Sample, inside, near, reject_unknown
 from datamodules.sources.split import FRACTIONS, assign_splits
 
-__all__ = ["FIELDS", "IMAGE", "NONE", "RELATIONS", "TASKS", "Record", "checked_pairs", "official_prompt", "samples_of"]
+__all__ = [
+    "FIELDS",
+    "IMAGE",
+    "NONE",
+    "RELATIONS",
+    "TASKS",
+    "Record",
+    "checked_pairs",
+    "official_prompt",
+    "reordered",
+    "samples_of",
+]
 
 FIELDS = (
     "idx",
@@ -146,6 +157,25 @@ class Record:
         row = {key: getattr(self, key) for key in FIELDS}
         pictures = [Path(p).resolve().relative_to(root).as_posix() for p in self.image_list]
         return {**row, "options": list(self.options), "image_list": pictures}
+
+
+def reordered(record: Record, order: Sequence[int]) -> Record:
+    """The record with its options in another order: option `order[n]` comes at place n, with its pictures.
+
+    The answer's letter goes with its option. Raises ValueError for an order that is none of these options.
+    """
+    if sorted(order) != list(range(len(record.options))):
+        raise ValueError(f"{list(order)} is no order of {len(record.options)} options")
+    first = record.question.count(IMAGE)
+    shown, pictures = [], iter(record.image_list[first:])
+    for option in record.options:
+        shown.append([next(pictures) for _ in range(option.count(IMAGE))])
+    return replace(
+        record,
+        options=tuple(record.options[n] for n in order),
+        answer=LETTERS[list(order).index(LETTERS.index(record.answer))],
+        image_list=(*record.image_list[:first], *(p for n in order for p in shown[n])),
+    )
 
 
 def plain(text: str) -> str:

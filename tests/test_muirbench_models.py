@@ -27,7 +27,6 @@ from zoo.answering import GuardModel, HubModel, model_named
 from zoo.core.guard import Guard
 from zoo.core.prompts import Media, Text, Turn, render
 from zoo.core.weights import CheckpointError
-from zoo.fit import main as fit
 from zoo.muirbench.evaluate import arms_of, outcomes
 from zoo.muirbench.protocol import ablated, answer_query, concatenated
 from zoo.routeguard.backbone import RoutedBackbone
@@ -246,7 +245,7 @@ def test_the_same_answers_are_read_both_ways(loaded, tmp_path):
 
 def test_the_command(loaded, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(answering, "load", lambda name, device, cached: guard())
-    where = [f"data.path={tmp_path / 'records'}", f"runs={tmp_path / 'runs'}"]
+    where = [f"records.path={tmp_path / 'records'}", f"runs={tmp_path / 'runs'}"]
     assert command.main(["recipe=muirbench", "model=some-guard", *where]) == 0
     (run,) = (tmp_path / "runs" / "test" / "muirbench").iterdir()
     metrics = json.loads((run / "metrics.json").read_text())
@@ -267,10 +266,11 @@ def test_the_command(loaded, tmp_path, monkeypatch, capsys):
         ("parser=strct", "did you mean 'strict'"),
         ("pictures=both", "pictures=both: expected one of interleaved"),
         ("ablations=[x]", "ablations=x: expected one of text_only"),
-        ("data.source=real", "data.source=real: expected one of sample, hub"),
+        ("records.source=real", "records.source=real: expected one of sample, hub"),
         ("batch_size=0", "batch_size=0: expected a whole number"),
         ("calibrate=true", "nothing to calibrate"),
-        ("data.path=/nowhere", "no such folder"),
+        ("records.path=/nowhere", "no such folder"),
+        ("data.path=/nowhere", "give the folder of MuirBench's files with records.path=DIR"),
     ],
 )
 def test_settings_that_are_wrong(argument, words, monkeypatch):
@@ -278,8 +278,3 @@ def test_settings_that_are_wrong(argument, words, monkeypatch):
     with pytest.raises(DataError) as e:
         command.main(["recipe=muirbench", "model=some-guard", argument])
     assert words in str(e.value)
-
-
-def test_nothing_is_trained():
-    with pytest.raises(DataError, match=r"trains nothing: use python -m zoo\.test recipe=muirbench"):
-        fit(["recipe=muirbench"])

@@ -34,7 +34,9 @@ class Benchmark:
 
 
 BENCHMARKS = {
-    "muirbench": Benchmark(lambda config, model, resume, given: muirbench.test(config, model), check=muirbench.check),
+    "muirbench": Benchmark(
+        lambda config, model, resume, given: muirbench.test(config, model), look=muirbench.look, check=muirbench.check
+    ),
     "thud": Benchmark(lambda config, model, resume, given: thud.test(config, model), look=thud.look, check=thud.check),
     "redcoder_eval": Benchmark(
         redcoder.test_eval, "victim", resumes=True, look=redcoder.look, check=redcoder.check_eval

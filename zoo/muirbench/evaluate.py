@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from datamodules.assets import zoo_home
 from datamodules.corpus.muir import build_muir
-from datamodules.muirbench import Record, sample_of
-from datamodules.muirbench_files import Loaded, load_muirbench
-from datamodules.schema import DataError, Sample, near
+from datamodules.muirbench import Record, sample_of, samples_of
+from datamodules.muirbench_files import Loaded, load_muirbench, records_hash
+from datamodules.schema import SPLITS, DataError, Sample, near
 from zoo.answering import Model, ask, model_named
 from zoo.core.run import finish_test
 from zoo.core.tables import aligned
@@ -25,8 +26,8 @@ SOURCES = ("sample", "hub")
 
 def check(config: dict[str, Any]) -> None:
     """Raises `DataError` for a setting that is unknown, before anything is rendered or loaded."""
+    check_records(config)
     for key, value, known in (
-        ("data.source", config["data"]["source"], SOURCES),
         ("parser", config["parser"], ("scored", *PARSERS)),
         ("pictures", config["pictures"], LAYOUTS),
         *(("ablations", a, ABLATIONS) for a in config["ablations"] or []),
@@ -36,16 +37,58 @@ def check(config: dict[str, Any]) -> None:
     for key in ("batch_size", "max_new_tokens"):
         if not isinstance(config[key], int) or config[key] < 1:
             raise DataError(f"{key}={config[key]}: expected a whole number from 1 on")
+    if config["data"]["path"] is not None or config["data"]["data_dir"] is not None:
+        raise DataError(
+            "data is the guard's own rows, which a test of questions does not read: give the folder of MuirBench's "
+            "files with records.path=DIR"
+        )
+
+
+def check_records(config: dict[str, Any]) -> None:
+    """Raises `DataError` for settings of `records` that are unknown or impossible."""
+    records = config["records"]
+    if records["source"] not in SOURCES:
+        known = f"{', '.join(SOURCES)}{near(str(records['source']), SOURCES)}"
+        raise DataError(f"records.source={records['source']}: expected one of {known}")
+    if records["split"] not in (None, *SPLITS):
+        raise DataError(f"records.split={records['split']}: expected one of {', '.join(SPLITS)}")
+    for key, least in (("seed", 0), ("pairs", 1)):
+        value = records[key]
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise DataError(f"records.{key}={value}: expected a whole number from {least} on")
+
+
+def load_records(config: dict[str, Any]) -> Loaded:
+    """The records of `records.path`, of the hub, or of the rendered test scenes."""
+    records = config["records"]
+    if records["path"] is not None:
+        return load_muirbench(records["path"])
+    if records["source"] == "hub":
+        return load_muirbench(None, records["revision"])
+    return load_muirbench(build_muir(seed=records["seed"], pairs=records["pairs"]))
+
+
+def of_split(loaded: Loaded, seed: int, split: str) -> Loaded:
+    """What `samples_of` deals out to a split: no pair, and no picture, is in two of them."""
+    kept = {s.id for s in samples_of(loaded.records, seed) if s.split == split}
+    records = [r for r in loaded.records if r.idx in kept]
+    return replace(loaded, records=records, sha256=records_hash(records))
 
 
 def load_data(config: dict[str, Any]) -> Loaded:
-    """The recipe's records: those of `path`, of the hub, or of the rendered corpus."""
-    data = config["data"]
-    if data["path"] is not None:
-        return load_muirbench(data["path"])
-    if data["source"] == "hub":
-        return load_muirbench(None, data["revision"])
-    return load_muirbench(build_muir(seed=config["seed"], pairs=data["pairs"]))
+    """The records that a test asks about. Raises `DataError` where the wanted split has none."""
+    loaded, split = load_records(config), config["records"]["split"]
+    if split is None:
+        return loaded
+    loaded = of_split(loaded, config["records"]["seed"], split)
+    if not loaded.records:
+        raise DataError(f"records.split={split}: no record is in it: too few groups of questions share no picture")
+    return loaded
+
+
+def look(config: dict[str, Any]) -> tuple[str, list[Sample]]:
+    """The hash of the records that are asked about. They are no judged rows: a claim compares what is reported."""
+    return load_data(config).sha256, []
 
 
 def outcomes(
