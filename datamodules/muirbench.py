@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -324,15 +324,34 @@ def interleaved(text: str, pictures: Sequence[str]) -> tuple[Part, ...]:
     return tuple(parts)
 
 
+def by_lines(parts: Iterable[Part]) -> Iterator[Part]:
+    """The same words, a text part for each line.
+
+    A backbone that encodes each text by itself then reads an option apart from the others, beside its own letter, and
+    meets the same line again in other questions. An empty line stays with the one before it.
+    """
+    for part in parts:
+        if part.type != "text":
+            yield part
+            continue
+        lines: list[str] = []
+        for line in re.findall(r"[^\n]*\n|[^\n]+", part.text or ""):
+            if lines and not (line.strip() and lines[-1].strip()):
+                lines[-1] += line
+            else:
+                lines.append(line)
+        yield from (Part("text", text=line) for line in lines)
+
+
 def sample_of(record: Record, group: str | None = None, split: str | None = None) -> Sample:
-    """The record as a user's message, pictures among the words, up to the "Answer:" that a query begins with.
+    """The record as a user's message, pictures among the lines, up to the "Answer:" that a query begins with.
 
     `meta` holds what slices and the query need: letters, answer and the record's kinds.
     """
     text = official_prompt(record).removesuffix(ANSWER).rstrip("\n")
     return Sample(
         id=record.idx,
-        messages=(Message("user", interleaved(text, record.image_list)),),
+        messages=(Message("user", tuple(by_lines(interleaved(text, record.image_list)))),),
         target="prompt",
         source=SOURCE,
         group=group or f"{SOURCE}:{record.pair}",

@@ -270,7 +270,8 @@ def test_the_command(loaded, tmp_path, monkeypatch, capsys):
         ("batch_size=0", "batch_size=0: expected a whole number"),
         ("calibrate=true", "nothing to calibrate"),
         ("records.path=/nowhere", "no such folder"),
-        ("data.path=/nowhere", "give the folder of MuirBench's files with records.path=DIR"),
+        ("data.path=/nowhere", "give the questions' folder with records.path=DIR"),
+        ("data.source=hub", "give records.source=hub"),
     ],
 )
 def test_settings_that_are_wrong(argument, words, monkeypatch):

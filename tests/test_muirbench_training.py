@@ -96,8 +96,8 @@ def test_rows_hold_the_right_answer_under_letters_that_tell_nothing(folder, mani
             letters[letter] += 1
             orders.add((record.idx, said))
         for yes, no in zip(taught[::2], taught[1::2]):  # twins differ in the one option alone
-            lines = [s[0].parts[-1].text.split("\n") for s in (yes, no)]
-            assert sum(a != b for a, b in zip(*lines)) == 1
+            texts = [[p.text for p in sample.parts] for sample, *_ in (yes, no)]
+            assert sum(a != b for a, b in zip(*texts)) == 1
     assert all(64 < letters[c] < 128 for c in "ABC"), letters  # 96 each, if letters say nothing
     assert len(orders) > 24 * 4  # of the six orders of three options
     again = [record_rows(records, Teaching(), policy, seed, 3) for seed in (0, 0, 1)]
@@ -204,11 +204,11 @@ def test_a_lesson_is_asked_closed_and_written(folder, manifest):
     assert laps == sorted(laps) and set(laps) == {0, 1, 2}
 
 
-def test_training_learns_the_answers(folder, manifest, tmp_path):
-    """Words alone tell which of these can be answered ("Nine" stands where it cannot): that much a small one learns."""
+def test_training_learns_how_answers_are_written(folder, manifest, tmp_path):
+    """Letters in a new order each time are more than a random model learns in seconds; the answers' words are not."""
     records = load_muirbench(folder).records
     config = configured(
-        manifest, folder, "sft.epochs=16", "data.batch_size=8", "optim.lr=0.01", "sft.forms=[worded]", "loss.lines=1.0"
+        manifest, folder, "sft.epochs=8", "data.batch_size=8", "optim.lr=0.01", "sft.forms=[worded]", "loss.lines=1.0"
     )
     module, data = module_of(config, records)
     torch.manual_seed(0)
@@ -217,9 +217,8 @@ def test_training_learns_the_answers(folder, manifest, tmp_path):
     module.log_dict = lambda named, **_: losses.append({k: float(v) for k, v in named.items()})
     trainer.fit(module, datamodule=data, weights_only=True)
     steps = [row for row in losses if "train/verdict" in row]
-    closed, lines = ([row[f"train/{part}"] for row in steps] for part in ("verdict", "lines"))
-    assert sum(closed[-6:]) / 6 < 0.8 * sum(closed[:3]) / 3, closed
-    assert sum(lines[-6:]) / 6 < 0.6 * sum(lines[:3]) / 3, lines
+    lines = [row["train/lines"] for row in steps]
+    assert len(lines) == module.plan.steps[SFT] and sum(lines[-3:]) < 0.6 * sum(lines[:3]), lines
 
 
 def test_the_commands_train_and_test(folder, manifest, tmp_path, monkeypatch, capsys):

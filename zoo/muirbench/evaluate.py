@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from datamodules import loading
 from datamodules.assets import zoo_home
 from datamodules.corpus.muir import build_muir
 from datamodules.muirbench import Record, sample_of, samples_of
@@ -37,16 +38,22 @@ def check(config: dict[str, Any]) -> None:
     for key in ("batch_size", "max_new_tokens"):
         if not isinstance(config[key], int) or config[key] < 1:
             raise DataError(f"{key}={config[key]}: expected a whole number from 1 on")
-    if config["data"]["path"] is not None or config["data"]["data_dir"] is not None:
-        raise DataError(
-            "data is the guard's own rows, which a test of questions does not read: give the folder of MuirBench's "
-            "files with records.path=DIR"
-        )
 
 
 def check_records(config: dict[str, Any]) -> None:
-    """Raises `DataError` for settings of `records` that are unknown or impossible."""
-    records = config["records"]
+    """Raises `DataError` for settings of `records` that are unknown or impossible, and for those of `data` that mean
+    them: `data` is a guard's own rows.
+    """
+    records, data = config["records"], config["data"]
+    if set(str(data["source"]).split("+")) - set(loading.SOURCES):
+        raise DataError(
+            f"data.source={data['source']} is no source of a guard's own rows: for the hub's questions give "
+            "records.source=hub"
+        )
+    if data["source"] == "sample" and data["path"] is not None:
+        raise DataError(
+            "data.path is for a guard's own rows of data=manifest: give the questions' folder with records.path=DIR"
+        )
     if records["source"] not in SOURCES:
         known = f"{', '.join(SOURCES)}{near(str(records['source']), SOURCES)}"
         raise DataError(f"records.source={records['source']}: expected one of {known}")
