@@ -358,6 +358,7 @@ def sample_of(record: Record, group: str | None = None, split: str | None = None
         split=split,
         meta={
             "letters": "".join(record.letters),
+            "options": list(record.options),
             "answer": record.answer,
             "none": record.none_letter,
             "task": record.task,

@@ -138,6 +138,10 @@ def test_a_guards_backbone_scores_letters(loaded, kind):
         assert scores == pytest.approx(alone.tolist(), abs=1e-4) and len(scores) == 3
     blind = model.scored([model.prepare(ablated(s, "text_only"), answer_query(s)) for s in samples])
     assert np.abs(np.array(blind) - np.array(together)).max() > 1e-4  # it looks
+    worded = [answer_query(s, "words") for s in samples]
+    assert [q.options for q in worded[:2]] == [r.options for r in loaded.records[:2]]  # words, in the letters' order
+    assert [q.options for q in worded[2:]] == [("A", "B", "C")] * 2  # some of the options are pictures
+    assert all(len(s) == 3 for s in model.scored([model.prepare(s, q) for s, q in zip(samples, worded)]))
     assert all(isinstance(t, str) for t in model.written([model.prepare(s, answer_query(s)) for s in samples], 4))
 
 
@@ -216,8 +220,8 @@ class Says:
 
 
 CONFIG = {
-    "parser": "scored", "pictures": "interleaved", "ablations": ["text_only"], "batch_size": 3, "max_new_tokens": 4,
-    "seed": 0,
+    "parser": "scored", "answers": "letters", "pictures": "interleaved", "ablations": ["text_only"], "batch_size": 3,
+    "max_new_tokens": 4, "seed": 0,
 }  # fmt: skip
 
 
@@ -264,6 +268,7 @@ def test_the_command(loaded, tmp_path, monkeypatch, capsys):
     "argument, words",
     [
         ("parser=strct", "did you mean 'strict'"),
+        ("answers=word", "answers=word: expected one of letters, words"),
         ("pictures=both", "pictures=both: expected one of interleaved"),
         ("ablations=[x]", "ablations=x: expected one of text_only"),
         ("records.source=real", "records.source=real: expected one of sample, hub"),

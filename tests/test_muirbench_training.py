@@ -104,6 +104,14 @@ def test_rows_hold_the_right_answer_under_letters_that_tell_nothing(folder, mani
     assert again[0] == again[1] != again[2]
 
 
+def test_answers_in_the_options_own_words(folder):
+    records = load_muirbench(folder).records
+    policy = GuardDataModule().default_policy
+    for record, (_, lesson, _) in zip(records, record_rows(records, Teaching(answers="words"), policy, 0, 2)):
+        assert sorted(lesson.query.options) == sorted(record.options)
+        assert lesson.query.options[lesson.right] == record.options["ABC".index(record.answer)]
+
+
 def test_one_picture_or_fewer_twins_change_nothing_else(folder):
     records = load_muirbench(folder).records
     policy = GuardDataModule().default_policy

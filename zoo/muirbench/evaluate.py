@@ -20,7 +20,7 @@ from zoo.core.tables import aligned
 from zoo.muirbench import baselines
 from zoo.muirbench.metrics import Outcome, arms_table, slices_table, summarise
 from zoo.muirbench.parsers import PARSERS, parser_named
-from zoo.muirbench.protocol import ABLATIONS, LAYOUTS, ablated, answer_query, concatenated
+from zoo.muirbench.protocol import ABLATIONS, ANSWERS, LAYOUTS, ablated, answer_query, concatenated
 
 SOURCES = ("sample", "hub")
 
@@ -54,6 +54,8 @@ def check_records(config: dict[str, Any]) -> None:
         raise DataError(
             "data.path is for a guard's own rows of data=manifest: give the questions' folder with records.path=DIR"
         )
+    if config["answers"] not in ANSWERS:
+        raise DataError(f"answers={config['answers']}: expected one of {', '.join(ANSWERS)}")
     if records["source"] not in SOURCES:
         known = f"{', '.join(SOURCES)}{near(str(records['source']), SOURCES)}"
         raise DataError(f"records.source={records['source']}: expected one of {known}")
@@ -101,7 +103,7 @@ def look(config: dict[str, Any]) -> tuple[str, list[Sample]]:
 def outcomes(
     records: Sequence[Record], said: dict[str, dict[str, Any]], parser: str, strategies: dict[str, str]
 ) -> list[Outcome]:
-    """Letters from what was said, in the records' order: the likeliest one, or what the parser reads."""
+    """Letters from what was said, in the records' order: that of the likeliest answer, or what the parser reads."""
     read = None if parser == "scored" else parser_named(parser)
     out = []
     for r in records:
@@ -134,7 +136,7 @@ def arms_of(
         shown[what] = [ablated(sample_of(r), what) for r in loaded.records]
     said: dict[str, dict[str, dict[str, Any]]] = {}
     for arm, samples in shown.items():
-        asked = [(s, answer_query(s)) for s in samples]
+        asked = [(s, answer_query(s, config["answers"])) for s in samples]
         scored = config["parser"] == "scored"
         said[arm], failed = ask(model, asked, scored, config["batch_size"], config["max_new_tokens"], arm)
         errors += failed
@@ -167,6 +169,7 @@ def test(config: dict[str, Any], name: str) -> int:
     metrics = {
         "model": name,
         "parser": config["parser"],
+        "answers": config["answers"],
         "pictures": config["pictures"],
         "chance": round(baselines.chance([o.record for o in arms["model"]]), 6),
         "arms": measured,

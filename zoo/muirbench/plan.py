@@ -28,12 +28,14 @@ class Teaching:
 
     `images`: all pictures of a question (multi) or its first alone (single): the words and the answers are the same.
     `unanswerable`: the share of pairs whose unanswerable twin is taught; all answerable ones are. `forms` are those
-    of FORMS in which answers are written, equally often. `licence` is that of the pictures, None of rendered ones.
+    of FORMS in which answers are written, equally often. `answers`: the closed ones, letters or words. `licence` is
+    that of the pictures, None of rendered ones.
     """
 
     images: str = "multi"
     unanswerable: float = 1.0
     forms: tuple[str, ...] = ("letter",)
+    answers: str = "letters"
     licence: str | None = None
 
 
@@ -58,7 +60,9 @@ def record_rows(records: Sequence[Record], teaching: Teaching, policy: Policy, s
         if teaching.images == "single":
             sample = ablated(sample, "single_image")
         lesson = Lesson(
-            answer_query(sample), LETTERS.index(shown.answer), written=written(shown, rng.choice(teaching.forms))
+            answer_query(sample, teaching.answers),
+            LETTERS.index(shown.answer),
+            written=written(shown, rng.choice(teaching.forms)),
         )
         meta = sample.meta if teaching.licence is None else {**sample.meta, "licence": teaching.licence}
         kind = "answerable" if r.answerable else "unanswerable"

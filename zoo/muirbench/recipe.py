@@ -71,7 +71,7 @@ def planned(config: dict[str, Any], records: list[Record], data: GuardDataModule
     """The rows of all epochs: the records, and a share of the guard's own rows."""
     sft, seed = config[SFT], config["seed"]
     licence = None if _rendered(config) else "not known here: that of each picture's source"
-    teaching = Teaching(sft["images"], float(sft["unanswerable"]), tuple(sft["forms"]), licence)
+    teaching = Teaching(sft["images"], float(sft["unanswerable"]), tuple(sft["forms"]), config["answers"], licence)
     own, epochs = data.samples("train"), []
     for epoch in range(sft["epochs"]):
         rows = record_rows(records, teaching, data.default_policy, seed, epoch)
