@@ -313,5 +313,7 @@ def test_the_claims_hold_together(name, tmp_path):
         fit = unit.uses
         assert fit.arm.verb == "fit" and fit.seed == unit.seed and fit.config["method"] == "muirbench"
         assert fit.config["records"]["seed"] == 0  # the seed is that of training: all seeds are asked the same
+    others = plan_units(claim, 1, {"base": "null", "backbone": "smollm2"}, False, tmp_path)
+    assert {u.config["backbone"]["name"] for u in others.values()} == {"smollm2"}
     fits = {u.arm.name: u.config[SFT] for u in units.values() if u.arm.verb == "fit"}
     assert len({json.dumps(f, sort_keys=True) for f in fits.values()}) == len(fits)
