@@ -15,11 +15,12 @@ from typing import Any
 from zoo.claims.report import readme_table
 from zoo.core.source_table import source_tables
 from zoo.core.tables import fmt, markdown_table
+from zoo.thud.metrics import arms_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 README = ROOT / "README.md"
-PAGES = (README, ROOT / "docs" / "guardzoo.md")
+PAGES = (README, ROOT / "docs" / "guardzoo.md", ROOT / "zoo" / "thud" / "README.md")
 _BLOCK = re.compile(r"(<!-- table:(?P<name>[a-z_]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -239,6 +240,18 @@ def guardzoo() -> str:
     return "" if m is None else source_tables(m) + "\n"
 
 
+def thud_real() -> str:
+    """The probe on real clips: `python -m zoo.test recipe=thud model=omniguard-tiny data_dir=…/video`."""
+    m = result("thud_real")
+    if m is None:
+        return ""
+    head, *rows = arms_table(m["arms"])
+    asked = ", ".join(f"{n} about {name}" for name, n in m["items"].items())
+    left = "; ".join(f"{n}: {reason}" for reason, n in m["rejected"].items())
+    note = f"{m['model']}; questions: {asked}. Clips and shifts that sync is not asked of: {left or 'none'}.\n"
+    return f"{markdown_table(head, rows)}\n\n{note}"
+
+
 def claims() -> str:
     """From `recipes/claims/results/`, which `python -m zoo.reproduce` writes."""
     return readme_table() + "\n"
@@ -256,6 +269,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "benchmarks": benchmarks,
     "guardzoo": guardzoo,
     "claims": claims,
+    "thud_real": thud_real,
 }
 
 

@@ -89,9 +89,10 @@ class GuardDataModule(L.LightningDataModule):
     """Samples of one source, of some modalities, as train, val and test loaders.
 
     Args:
-        source: sample (rendered scenes and permissive text), real (labelled public files under `data_dir`), guardzoo
-            (all labelled text and trajectories there), policyguard (rules and agents' trajectories), hiddenkiller
-            (film reviews with a backdoor) or manifest.
+        source: sample (rendered scenes and permissive text), relations (rendered pairs of pictures), real (labelled
+            public files under `data_dir`), guardzoo (all labelled text and trajectories there), policyguard (rules and
+            agents' trajectories), hiddenkiller (film reviews with a backdoor), games and prompts (conversations with a
+            code model), or manifest; several with a plus, as in sample+relations.
         path: the manifest, for source="manifest".
         data_dir: the folder that the files lie in; default: the manifest's folder.
         policy: a policy file (or Policy) that replaces the source's entries; default for manifests: the 15 categories.

@@ -1,4 +1,4 @@
-"""Sources by name: the sample corpus, the real files, GuardZoo, games against a code model, a user's manifest."""
+"""Sources by name: the sample corpus and its parts, real files, GuardZoo, games against a code model, a manifest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from datamodules.assets import zoo_home
 from datamodules.bank import PolicyBank, unique_ids
-from datamodules.corpus import scenes
+from datamodules.corpus import relations, scenes
 from datamodules.corpus.concepts import bank as scene_bank
 from datamodules.corpus.types import Corpus
 from datamodules.games import load_games, load_prompts
@@ -26,7 +26,17 @@ from datamodules.sources.split import assign_splits, near_duplicate_groups
 from datamodules.sources.wordings import text_bank
 from datamodules.taxonomy import DEFAULT_POLICY
 
-SOURCES = ("sample", "real", "guardzoo", "policyguard", "hiddenkiller", "manifest", "games", "prompts")
+SOURCES = (
+    "sample",
+    "relations",
+    "real",
+    "guardzoo",
+    "policyguard",
+    "hiddenkiller",
+    "manifest",
+    "games",
+    "prompts",
+)
 HOLDS_OUT = ("guardzoo", "policyguard")  # sources of which parts can be for test alone
 MODALITIES = ("text", "image", "audio", "video", "joint")
 
@@ -68,6 +78,9 @@ def load_corpus(
         return _merged([load_corpus(n, **settings, **(out if n in HOLDS_OUT else {})) for n in source.split("+")])
     if source == "sample":
         corpus = load_sample(seed, scale, modalities)
+    elif source == "relations":
+        folder = zoo_home() / "corpora" / f"relations-v{relations.VERSION}-{seed}-{scale:g}"
+        corpus = Corpus(relations.build(folder, seed=seed, scale=scale), relations.bank(), {"errors": []})
     elif source == "real":
         if data_dir is None:
             raise DataError("source 'real' needs data_dir=FOLDER: the folder that SOURCES.md lists")

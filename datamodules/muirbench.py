@@ -9,15 +9,26 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datamodules.schema import DataError, Message, Part, Sample, inside, near, reject_unknown
 from datamodules.sources.split import FRACTIONS, assign_splits
 
-__all__ = ["FIELDS", "IMAGE", "NONE", "RELATIONS", "TASKS", "Record", "checked_pairs", "official_prompt", "samples_of"]
+__all__ = [
+    "FIELDS",
+    "IMAGE",
+    "NONE",
+    "RELATIONS",
+    "TASKS",
+    "Record",
+    "checked_pairs",
+    "official_prompt",
+    "reordered",
+    "samples_of",
+]
 
 FIELDS = (
     "idx",
@@ -146,6 +157,25 @@ class Record:
         row = {key: getattr(self, key) for key in FIELDS}
         pictures = [Path(p).resolve().relative_to(root).as_posix() for p in self.image_list]
         return {**row, "options": list(self.options), "image_list": pictures}
+
+
+def reordered(record: Record, order: Sequence[int]) -> Record:
+    """The record with its options in another order: option `order[n]` comes at place n, with its pictures.
+
+    The answer's letter goes with its option. Raises ValueError for an order that is none of these options.
+    """
+    if sorted(order) != list(range(len(record.options))):
+        raise ValueError(f"{list(order)} is no order of {len(record.options)} options")
+    first = record.question.count(IMAGE)
+    shown, pictures = [], iter(record.image_list[first:])
+    for option in record.options:
+        shown.append([next(pictures) for _ in range(option.count(IMAGE))])
+    return replace(
+        record,
+        options=tuple(record.options[n] for n in order),
+        answer=LETTERS[list(order).index(LETTERS.index(record.answer))],
+        image_list=(*record.image_list[:first], *(p for n in order for p in shown[n])),
+    )
 
 
 def plain(text: str) -> str:
@@ -294,21 +324,41 @@ def interleaved(text: str, pictures: Sequence[str]) -> tuple[Part, ...]:
     return tuple(parts)
 
 
+def by_lines(parts: Iterable[Part]) -> Iterator[Part]:
+    """The same words, a text part for each line.
+
+    A backbone that encodes each text by itself then reads an option apart from the others, beside its own letter, and
+    meets the same line again in other questions. An empty line stays with the one before it.
+    """
+    for part in parts:
+        if part.type != "text":
+            yield part
+            continue
+        lines: list[str] = []
+        for line in re.findall(r"[^\n]*\n|[^\n]+", part.text or ""):
+            if lines and not (line.strip() and lines[-1].strip()):
+                lines[-1] += line
+            else:
+                lines.append(line)
+        yield from (Part("text", text=line) for line in lines)
+
+
 def sample_of(record: Record, group: str | None = None, split: str | None = None) -> Sample:
-    """The record as a user's message, pictures among the words, up to the "Answer:" that a query begins with.
+    """The record as a user's message, pictures among the lines, up to the "Answer:" that a query begins with.
 
     `meta` holds what slices and the query need: letters, answer and the record's kinds.
     """
     text = official_prompt(record).removesuffix(ANSWER).rstrip("\n")
     return Sample(
         id=record.idx,
-        messages=(Message("user", interleaved(text, record.image_list)),),
+        messages=(Message("user", tuple(by_lines(interleaved(text, record.image_list)))),),
         target="prompt",
         source=SOURCE,
         group=group or f"{SOURCE}:{record.pair}",
         split=split,
         meta={
             "letters": "".join(record.letters),
+            "options": list(record.options),
             "answer": record.answer,
             "none": record.none_letter,
             "task": record.task,

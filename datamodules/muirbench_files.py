@@ -47,7 +47,7 @@ def load_muirbench(path: str | Path | None = None, revision: str | None = None) 
     or no way to the hub. Rows that cannot be used are in `errors`, with their twins.
     """
     if path is None:
-        fix = "run once with a network, or give the folder of its parquet files with data.path=DIR"
+        fix = "run once with a network, or give the folder of its parquet files with records.path=DIR"
         folder = snapshot(REPO, ["*.parquet", "data/*.parquet"], fix, revision, "dataset")
     else:
         folder = Path(path).expanduser()

@@ -6,9 +6,18 @@ from pathlib import Path
 import pytest
 from muir_helpers import NONE, rows, write_records
 
-from datamodules.muirbench import Record, checked_pairs, groups_of, interleaved, official_prompt, sample_of, samples_of
+from datamodules.muirbench import (
+    Record,
+    by_lines,
+    checked_pairs,
+    groups_of,
+    interleaved,
+    official_prompt,
+    sample_of,
+    samples_of,
+)
 from datamodules.muirbench_files import load_muirbench
-from datamodules.schema import DataError
+from datamodules.schema import DataError, Part
 
 
 @pytest.fixture
@@ -88,7 +97,8 @@ def test_an_unreadable_record_takes_its_twin_with_it_and_both_are_counted(raw, t
 def test_pictures_stand_where_their_placeholders_stood(raw, tmp_path):
     record = Record.from_dict(raw[2], tmp_path)
     parts = sample_of(record).messages[0].content
-    assert [p.type for p in parts] == ["text", "image", "text", "image", "text", "image", "text"]
+    kinds = [p.type[0] for p in parts]  # a part for each line, too
+    assert "".join(kinds) == "titttittit" and parts[6].text == "\n(B) None of the choices provided\n"
     assert [p.path for p in parts if p.type == "image"] == list(record.image_list)
     said = "".join(p.text if p.type == "text" else "<image>" for p in parts)
     assert (
@@ -102,6 +112,21 @@ def test_pictures_stand_where_their_placeholders_stood(raw, tmp_path):
     assert "Hint" not in official_prompt(record, hint=False)
     with pytest.raises(ValueError, match="1 placeholders but 2 pictures"):
         interleaved("<image>", ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "text, lines",
+    [
+        ("a\nb", ["a\n", "b"]),
+        ("\n(B) ", ["\n(B) "]),
+        ("a\n\n b \n \n", ["a\n\n", " b \n \n"]),
+        ("a\rb\x0bc\u2028d", ["a\rb\x0bc\u2028d"]),
+        ("", []),
+    ],
+)
+def test_a_part_for_each_line(text, lines):
+    parts = list(by_lines([Part("text", text=text), Part("image", path="a.png")]))
+    assert [p.text for p in parts[:-1]] == lines and "".join(lines) == text and parts[-1].path == "a.png"
 
 
 def test_no_split_parts_twins_or_records_that_share_a_picture(raw, tmp_path):

@@ -27,7 +27,6 @@ from zoo.answering import GuardModel, HubModel, model_named
 from zoo.core.guard import Guard
 from zoo.core.prompts import Media, Text, Turn, render
 from zoo.core.weights import CheckpointError
-from zoo.fit import main as fit
 from zoo.muirbench.evaluate import arms_of, outcomes
 from zoo.muirbench.protocol import ablated, answer_query, concatenated
 from zoo.routeguard.backbone import RoutedBackbone
@@ -139,6 +138,10 @@ def test_a_guards_backbone_scores_letters(loaded, kind):
         assert scores == pytest.approx(alone.tolist(), abs=1e-4) and len(scores) == 3
     blind = model.scored([model.prepare(ablated(s, "text_only"), answer_query(s)) for s in samples])
     assert np.abs(np.array(blind) - np.array(together)).max() > 1e-4  # it looks
+    worded = [answer_query(s, "words") for s in samples]
+    assert [q.options for q in worded[:2]] == [r.options for r in loaded.records[:2]]  # words, in the letters' order
+    assert [q.options for q in worded[2:]] == [("A", "B", "C")] * 2  # some of the options are pictures
+    assert all(len(s) == 3 for s in model.scored([model.prepare(s, q) for s, q in zip(samples, worded)]))
     assert all(isinstance(t, str) for t in model.written([model.prepare(s, answer_query(s)) for s in samples], 4))
 
 
@@ -217,8 +220,8 @@ class Says:
 
 
 CONFIG = {
-    "parser": "scored", "pictures": "interleaved", "ablations": ["text_only"], "batch_size": 3, "max_new_tokens": 4,
-    "seed": 0,
+    "parser": "scored", "answers": "letters", "pictures": "interleaved", "ablations": ["text_only"], "batch_size": 3,
+    "max_new_tokens": 4, "seed": 0,
 }  # fmt: skip
 
 
@@ -246,7 +249,7 @@ def test_the_same_answers_are_read_both_ways(loaded, tmp_path):
 
 def test_the_command(loaded, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(answering, "load", lambda name, device, cached: guard())
-    where = [f"data.path={tmp_path / 'records'}", f"runs={tmp_path / 'runs'}"]
+    where = [f"records.path={tmp_path / 'records'}", f"runs={tmp_path / 'runs'}"]
     assert command.main(["recipe=muirbench", "model=some-guard", *where]) == 0
     (run,) = (tmp_path / "runs" / "test" / "muirbench").iterdir()
     metrics = json.loads((run / "metrics.json").read_text())
@@ -265,12 +268,15 @@ def test_the_command(loaded, tmp_path, monkeypatch, capsys):
     "argument, words",
     [
         ("parser=strct", "did you mean 'strict'"),
+        ("answers=word", "answers=word: expected one of letters, words"),
         ("pictures=both", "pictures=both: expected one of interleaved"),
         ("ablations=[x]", "ablations=x: expected one of text_only"),
-        ("data.source=real", "data.source=real: expected one of sample, hub"),
+        ("records.source=real", "records.source=real: expected one of sample, hub"),
         ("batch_size=0", "batch_size=0: expected a whole number"),
         ("calibrate=true", "nothing to calibrate"),
-        ("data.path=/nowhere", "no such folder"),
+        ("records.path=/nowhere", "no such folder"),
+        ("data.path=/nowhere", "give the questions' folder with records.path=DIR"),
+        ("data.source=hub", "give records.source=hub"),
     ],
 )
 def test_settings_that_are_wrong(argument, words, monkeypatch):
@@ -278,8 +284,3 @@ def test_settings_that_are_wrong(argument, words, monkeypatch):
     with pytest.raises(DataError) as e:
         command.main(["recipe=muirbench", "model=some-guard", argument])
     assert words in str(e.value)
-
-
-def test_nothing_is_trained():
-    with pytest.raises(DataError, match=r"trains nothing: use python -m zoo\.test recipe=muirbench"):
-        fit(["recipe=muirbench"])

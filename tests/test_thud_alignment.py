@@ -14,6 +14,7 @@ from resume_runs import write_data
 from datamodules import GuardDataModule
 from datamodules.corpus.clips import write_clip
 from datamodules.schema import DataError, Sample
+from datamodules.taxonomy import DEFAULT_POLICY
 from datamodules.thud import LABELS, Item
 from datamodules.transforms.preferences import KINDS
 from zoo import load
@@ -23,6 +24,7 @@ from zoo.claims.claim import load_claim
 from zoo.claims.runs import benchmark_of, plan_units
 from zoo.config import compose, plain
 from zoo.core.guard import Guard
+from zoo.core.lessons import rows_for
 from zoo.core.losses import LossWeights
 from zoo.core.optim import cosine_with_warmup, in_stages
 from zoo.core.processes import plan as processes
@@ -31,7 +33,7 @@ from zoo.thud.evaluate import outcomes
 from zoo.thud.metrics import summarise
 from zoo.thud.model import Reference
 from zoo.thud.module import ThudModule
-from zoo.thud.plan import DPO, SFT, general_pairs, rows_for
+from zoo.thud.plan import DPO, SFT, general_pairs
 from zoo.thud.questions import questions
 from zoo.thud.recipe import check_thud, guard_of, planned, quiet_items
 
@@ -331,13 +333,13 @@ def test_a_claim_trains_and_probes_with_one_recipe(tmp_path):
     fit, test = units["natural", 0], units["probe", 0]
     assert benchmark_of(fit.arm, fit.config) is None and benchmark_of(test.arm, test.config) is BENCHMARKS["thud"]
     assert test.uses == {"model": fit} and fit.config[SFT]["clips"] == "natural"
-    assert benchmark_of(fit.arm, {"method": "muirbench"}) is BENCHMARKS["muirbench"]
+    assert benchmark_of(fit.arm, {"method": "redcoder_eval"}) is BENCHMARKS["redcoder_eval"]
 
 
 @pytest.mark.assets
 def test_a_base_keeps_its_weights_and_reads_more_frames():
     config = plain(compose(["recipe=thud", "base=omniguard-tiny", "limits.frames=9"]))
-    base, guard = load("omniguard-tiny"), guard_of(config, None)
+    base, guard = load("omniguard-tiny"), guard_of(config, DEFAULT_POLICY)
     assert guard.backbone.describe()["limits"]["frames"] == 9 != base.backbone.describe()["limits"]["frames"]
     own = base.backbone.saved_state()
     assert all(torch.equal(v, own[k]) for k, v in guard.backbone.saved_state().items())

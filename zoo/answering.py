@@ -157,8 +157,8 @@ class HubModel:
                 continue
             if mark := next((m for m in self.marks if m in (part.text or "")), None):
                 raise DataError(f"record {sample.id!r}: its text has {mark!r}, a token of the model's own")
-            content.append({"type": "text", "text": part.text})
-        content.append({"type": "text", "text": f"\n{query.text}"})
+            _say(content, part.text or "")
+        _say(content, f"\n{query.text}")
         if self.chats:
             turns = [{"role": "user", "content": content}]
             text = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
@@ -257,6 +257,14 @@ class HubModel:
 
     def truncated(self, row: Any) -> bool:
         return False  # nothing is cut: a prompt that is too long is the model's error
+
+
+def _say(content: list[dict[str, str]], text: str) -> None:
+    """Text that goes on is one piece: templates may put something between two."""
+    if content and content[-1]["type"] == "text":
+        content[-1]["text"] += text
+    else:
+        content.append({"type": "text", "text": text})
 
 
 def model_named(name: str, device: str = "cpu", omni: bool = False) -> Model:

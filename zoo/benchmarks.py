@@ -36,7 +36,9 @@ class Benchmark:
 
 
 BENCHMARKS = {
-    "muirbench": Benchmark(lambda config, model, resume, given: muirbench.test(config, model), check=muirbench.check),
+    "muirbench": Benchmark(
+        lambda config, model, resume, given: muirbench.test(config, model), look=muirbench.look, check=muirbench.check
+    ),
     "thud": Benchmark(lambda config, model, resume, given: thud.test(config, model), look=thud.look, check=thud.check),
     "debuglm": Benchmark(
         lambda config, model, resume, given: debuglm.test(config, model), look=debuglm.look, check=debuglm.check

@@ -20,6 +20,7 @@ from zoo.core.backbones.omni_source import HUB
 from zoo.core.cards import guard_card, tagger_card
 from zoo.core.guard import Guard
 from zoo.core.launch import is_main
+from zoo.core.lesson_module import LessonModule
 from zoo.core.losses import LossWeights
 from zoo.core.module import GuardModule
 from zoo.core.orders import order_named
@@ -29,6 +30,7 @@ from zoo.debuglm import evaluate as debuglm_test
 from zoo.debuglm import recipe as debuglm
 from zoo.debuglm.guards import check_switch, rows_left
 from zoo.evaluate import evaluate
+from zoo.muirbench import recipe as muirbench
 from zoo.omniguard.model import omniguard
 from zoo.policyguard.evaluation import measure as measure_steps
 from zoo.policyguard.evaluation import table as steps_table
@@ -185,11 +187,17 @@ def _finish_tagger(
     return metrics
 
 
-def _finish_thud(module: ThudModule, data: GuardDataModule, config: dict[str, Any], run: Path) -> dict[str, Any]:
+def _finish_lessons(module: LessonModule, data: GuardDataModule, config: dict[str, Any], run: Path) -> dict[str, Any]:
     """As any guard, with what the stages trained on. The card names the backbone that the base brought."""
     name = module.guard.backbone.describe()["name"]
     metrics = _finish_guard(module, data, {**config, "backbone": {**config["backbone"], "name": name}}, run)
-    metrics["thud"] = {"rows": module.plan.counts, "steps": module.plan.steps, "pairs": len(module.plan.pairs)}
+    metrics[config["method"]] = {"rows": module.plan.counts, "steps": module.plan.steps}
+    return metrics
+
+
+def _finish_thud(module: ThudModule, data: GuardDataModule, config: dict[str, Any], run: Path) -> dict[str, Any]:
+    metrics = _finish_lessons(module, data, config, run)
+    metrics["thud"]["pairs"] = len(module.plan.pairs)
     if module.first:
         metrics["thud"] |= {"dpo_first": module.first, "dpo_last": module.last}
     return metrics
@@ -202,6 +210,7 @@ METHODS = {
     "routeguard": Method(
         routeguard.build_routeguard, routeguard.finish_routeguard, routing_table, routeguard.check, several=False
     ),
+    "muirbench": Method(muirbench.build_muirbench, _finish_lessons, text_table, muirbench.check_muirbench),
     # The reference is computed by the process that trains: another would have only its part of the pairs.
     "thud": Method(thud.build_thud_module, _finish_thud, text_table, thud.check_thud, several=False),
     "debuglm": Method(

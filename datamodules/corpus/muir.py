@@ -23,11 +23,11 @@ from datamodules.corpus.muir_tasks import MUIR_TASKS, STRATEGIES, Face, Option
 from datamodules.corpus.rendered import rendered
 from datamodules.muirbench import IMAGE, LETTERS, NONE
 from datamodules.muirbench_files import RECORDS, TWINS
-from datamodules.schema import DataError, canonical_json
+from datamodules.schema import SPLITS, DataError, canonical_json, near
 
 __all__ = ["VERSION", "build_muir", "corpus_folder", "muir_hash", "muir_plan"]
 
-VERSION = 1  # raise it whenever the same seed gives other records or other pictures
+VERSION = 2  # raise it whenever the same seed gives other records or other pictures
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,16 @@ class Twins:
         return {"pair": "+".join(sorted(names)), "strategy": self.strategy, "place": self.place, "shown": shown}
 
 
-def muir_plan(seed: int = 0, pairs: int = 36) -> list[Twins]:
-    """`pairs` of each task. The strategies take turns, and so do the letters of answers as far as options allow."""
+def muir_plan(seed: int = 0, pairs: int = 36, split: str = "test") -> list[Twins]:
+    """`pairs` of each task. The strategies take turns, and so do the letters of answers as far as options allow.
+
+    Scenes of one split are drawn apart from those of another: with any seeds, no picture of test is one of training.
+    """
     out = []
+    name = _name(seed, split)
     for number, (task, how) in enumerate(MUIR_TASKS.items()):
         for n in range(pairs):
-            key = f"{seed}/{task}/{n}"
+            key = f"{name}/{task}/{n}"
             rng = rng_of(key)
             item = how.make(rng, key)
             strategy = STRATEGIES[n % len(STRATEGIES)]
@@ -71,11 +75,16 @@ def muir_plan(seed: int = 0, pairs: int = 36) -> list[Twins]:
                 place = [a == b for a, b in zip(item.base.pictures, face.pictures)].index(False)
             first = 2 * (number * pairs + n)
             kinds = {"task": task, "image_relation": how.relation, "image_type": how.image_type}
-            yes, no = (f"{seed}-{first + i:05d}" for i in range(2))
+            yes, no = (f"{name}-{first + i:05d}" for i in range(2))
             sides = ((yes, no, item.base, options, answer), (no, yes, face, other, none))
             made = [_row(idx, twin, kinds, f, o, LETTERS[a]) for idx, twin, f, o, a in sides]
             out.append(Twins((made[0][0], made[1][0]), (made[0][1], made[1][1]), strategy, place))
     return out
+
+
+def _name(seed: int, split: str) -> str:
+    """What the keys of a split's scenes begin with."""
+    return str(seed) if split == "test" else f"{split}-{seed}"
 
 
 def _row(
@@ -98,23 +107,33 @@ def _row(
 # ----------------------------------------------------------------------------------------------------------- on disk
 
 
-def corpus_folder(seed: int, pairs: int) -> Path:
-    """Where a corpus lies in ZOO_HOME."""
-    return zoo_home() / "muirbench" / f"corpus-{VERSION}-{seed}-{pairs}"
+def corpus_folder(seed: int, pairs: int, split: str = "test") -> Path:
+    """Where a split of a corpus lies in ZOO_HOME."""
+    return zoo_home() / "muirbench" / f"corpus-{VERSION}-{_name(seed, split)}-{pairs}"
 
 
-def build_muir(root: str | Path | None = None, seed: int = 0, pairs: int = 36, progress: bool = True) -> Path:
-    """The folder of the corpus (default: in ZOO_HOME): rendered on the first call, then verified.
+def build_muir(
+    root: str | Path | None = None, seed: int = 0, pairs: int = 36, progress: bool = True, split: str = "test"
+) -> Path:
+    """The folder of a split of the corpus (default: in ZOO_HOME): rendered on the first call, then verified.
 
     A killed build leaves nothing that is trusted. Raises `DataError` for a folder that holds something else, or a
     corpus that was changed.
     """
     if pairs < 1:
         raise DataError(f"pairs={pairs}: give at least one pair a task")
-    root = corpus_folder(seed, pairs) if root is None else Path(root)
+    if split not in SPLITS:
+        raise DataError(f"unknown split {split!r}{near(str(split), SPLITS)}")
+    root = corpus_folder(seed, pairs, split) if root is None else Path(root)
     want = {"seed": seed, "pairs": pairs, "version": VERSION}
+    if split != "test":  # a corpus from before there were splits is one of test
+        want["split"] = split
     return rendered(
-        root, want, "the multi-image corpus", muir_hash, lambda folder: _write(muir_plan(seed, pairs), folder, progress)
+        root,
+        want,
+        "the multi-image corpus",
+        muir_hash,
+        lambda folder: _write(muir_plan(seed, pairs, split), folder, progress),
     )
 
 

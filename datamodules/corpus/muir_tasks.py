@@ -2,7 +2,8 @@
 
 The paper (section 3) makes an unanswerable twin by changing a picture, the question or an option, and no more than
 that. A task gives the face of its question as it is, with one picture changed, and with other words, and options that
-are false under all three; the answer of each face follows from what the pictures show.
+are false under all three; the answer of each face follows from what the pictures show. Where the other words are a
+counterpart ("left" and "right"), which of them is asked first is drawn: words alone do not tell a twin from its twin.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ Rng = np.random.Generator
 STRATEGIES = ("image", "question", "option")
 NAMES = tuple(OBJECTS)
 NUMBERS = ("first", "second", "third", "fourth")
+SIDES = ("left", "right")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,12 @@ def _item(faces: tuple[Face, Face, Face], right: Option, wrong: Sequence[Option]
     return Item(*faces, right, tuple(kept[i] for i in rng.permutation(len(kept))))
 
 
+def _turns(rng: Rng) -> tuple[int, int]:
+    """0 and 1 in a random order: which of two counterparts is asked about, and which is the other."""
+    first = int(rng.integers(2))
+    return first, 1 - first
+
+
 def counting(rng: Rng, key: str) -> Item:
     asked, other = _names(rng, 2)
     a, b, c, d = (int(v) for v in rng.integers(1, 4, 4))
@@ -121,6 +129,8 @@ def difference(rng: Rng, key: str) -> Item:
     gone, new, changed, *stay = _names(rng, 5)
     place = int(rng.integers(3))
 
+    at, off = _turns(rng)
+
     def scene(name: str, n: int) -> Picture:
         names = [*stay]
         names.insert(place, name)
@@ -128,11 +138,11 @@ def difference(rng: Rng, key: str) -> Item:
 
     words = "What does the {} picture show that the {} does not? <image> <image>"
     faces = _faces(
-        words.format("second", "first"),
-        words.format("first", "second"),
-        (scene(gone, 0), scene(new, 1)),
-        1,
-        scene(changed, 1),
+        words.format(NUMBERS[at], NUMBERS[off]),
+        words.format(NUMBERS[off], NUMBERS[at]),
+        [scene(new if n == at else gone, n) for n in range(2)],
+        at,
+        scene(changed, at),
         new,
         changed,
         gone,
@@ -142,9 +152,10 @@ def difference(rng: Rng, key: str) -> Item:
 
 def retrieval(rng: Rng, key: str) -> Item:
     asked, other, changed, *rest = _names(rng, 8)
-    query = row([asked, other], f"{key}/query", rng)
+    at, off = _turns(rng)
+    query = row([asked, other][:: 1 - 2 * at], f"{key}/query", rng)
     things = list(query.things)
-    things[0] = replace(things[0], name=changed, look=f"{key}/changed")
+    things[at] = replace(things[at], name=changed, look=f"{key}/changed")
 
     def view(thing: Thing, n: int) -> Option:
         seen = replace(thing, x=0.5, y=0.5, size=0.75, tilt=int(rng.integers(20, 50)) * (1 if n % 2 else -1))
@@ -152,8 +163,8 @@ def retrieval(rng: Rng, key: str) -> Item:
 
     words = "Which picture shows the object on the {} of <image> from another side?"
     faces = _faces(
-        words.format("left"),
-        words.format("right"),
+        words.format(SIDES[at]),
+        words.format(SIDES[off]),
         (query,),
         0,
         Picture(tuple(things), query.ground),
@@ -162,13 +173,15 @@ def retrieval(rng: Rng, key: str) -> Item:
         other,
     )
     wrong = [view(Thing(name, f"{key}/{name}", 0.5, 0.5, 0.5), n) for n, name in enumerate(rest)]
-    return _item(faces, view(query.things[0], len(rest)), wrong, rng)
+    return _item(faces, view(query.things[at], len(rest)), wrong, rng)
 
 
 def scene(rng: Rng, key: str) -> Item:
     *line, changed = _names(rng, 5)
     things = [Thing(name, f"{key}/{name}", round((i + 0.5) / 4, 3), 0.5, 0.2) for i, name in enumerate(line)]
-    last = replace(things[3], name=changed, look=f"{key}/changed")
+    at, off = _turns(rng)
+    ends = (0, 3)  # of the line
+    new = replace(things[ends[at]], name=changed, look=f"{key}/changed")
 
     def view(two: Sequence[Thing], i: int) -> Picture:
         return Picture(tuple(two), key, (i / 4, 0.25, i / 4 + 0.5, 0.75))
@@ -177,16 +190,16 @@ def scene(rng: Rng, key: str) -> Item:
     order = [int(i) for i in rng.permutation(3)]
     words = "<image> <image> <image> are views of one scene that overlap. What stands furthest to the {} of it?"
     faces = _faces(
-        words.format("right"),
-        words.format("left"),
+        words.format(SIDES[at]),
+        words.format(SIDES[off]),
         [views[i] for i in order],
-        order.index(2),
-        view((things[2], last), 2),
-        line[3],
+        order.index(2 * at),
+        view((things[2], new), 2) if at else view((new, things[1]), 0),
+        line[ends[at]],
         changed,
-        line[0],
+        line[ends[off]],
     )
-    return _item(faces, _worded([line[3]])[0], _worded(NAMES), rng)
+    return _item(faces, _worded([line[ends[at]]])[0], _worded(NAMES), rng)
 
 
 MOVES = {
@@ -240,13 +253,19 @@ def geographic(rng: Rng, key: str) -> Item:
         if not {value(cells), value(_turned(cells))} & {value(k) for k in known}:
             known.append(cells)
     area, changed, *rest = known
-    words = "Which map shows the same area as <image>{}?"
+    at, off = _turns(rng)
+    words, ways = "Which map shows the same area as <image>{}?", ("", ", turned upside down")
+
+    def query(cells: dict[str, str]) -> Picture:
+        """What shows the same area as `cells` in the way that is asked for."""
+        return placed(_turned(cells) if at else cells, f"{key}/query", rng)
+
     faces = _faces(
-        words.format(""),
-        words.format(", turned upside down"),
-        (placed(area, f"{key}/query", rng),),
+        words.format(ways[at]),
+        words.format(ways[off]),
+        (query(area),),
         0,
-        placed(changed, f"{key}/query", rng),
+        query(changed),
         value(area),
         value(changed),
         value(_turned(area)),
@@ -291,9 +310,12 @@ def cartoon(rng: Rng, key: str) -> Item:
         return Picture((left, Thing(name, f"{key}/{name}", 0.75, 0.55, 0.42)), f"{key}/{n}")
 
     panels = [panel(name, n) for n, name in enumerate(met)]
-    words = f"<image> <image> <image> are a story of a {hero}. What does the {hero} find {{}}?"
-    faces = _faces(words.format("last"), words.format("first"), panels, 2, panel(changed, 2), met[2], changed, met[0])
-    return _item(faces, _worded([met[2]])[0], _worded([n for n in NAMES if n != hero]), rng)
+    words, ends = f"<image> <image> <image> are a story of a {hero}. What does the {hero} find {{}}?", ("first", "last")
+    at, off = _turns(rng)
+    asked, other = met[2 * at], met[2 * off]
+    asks = [words.format(ends[n]) for n in (at, off)]
+    faces = _faces(*asks, panels, 2 * at, panel(changed, 2 * at), asked, changed, other)
+    return _item(faces, _worded([asked])[0], _worded([n for n in NAMES if n != hero]), rng)
 
 
 def ordering(rng: Rng, key: str) -> Item:
@@ -309,56 +331,62 @@ def ordering(rng: Rng, key: str) -> Item:
         f"Each page shows {OBJECTS[name]} once {{}} than the page before. In which order do <image> <image> <image> go?"
     )
     changed = [4 if i == place else n for i, n in enumerate(counts)]
+    at, off = _turns(rng)
+    ways = ("more", "less")
+    right = order(counts, up=not at)
     faces = _faces(
-        words.format("more"),
-        words.format("less"),
+        words.format(ways[at]),
+        words.format(ways[off]),
         pages,
         place,
         row([name] * 4, f"{key}/{place}", rng),
-        order(counts),
-        order(changed),
-        order(counts, up=False),
+        right,
+        order(changed, up=not at),
+        order(counts, up=not off),
     )
     orders = ("1, 2, 3", "1, 3, 2", "2, 1, 3", "2, 3, 1", "3, 1, 2", "3, 2, 1")
-    return _item(faces, Option(order(counts), order(counts)), [Option(o, o) for o in orders], rng)
+    return _item(faces, Option(right, right), [Option(o, o) for o in orders], rng)
 
 
 def grounding(rng: Rng, key: str) -> Item:
     asked, other, changed = _names(rng, 3)
     cells = list(CELLS)
     here, there = (cells[i] for i in rng.permutation(9)[:2])
-    words = "Where in <image> is the object that <image> {}?"
+    words, ways = "Where in <image> is the object that <image> {}?", ("shows", "does not show")
+    at, off = _turns(rng)
+    answers = (here, there)
     faces = _faces(
-        words.format("shows"),
-        words.format("does not show"),
+        words.format(ways[at]),
+        words.format(ways[off]),
         (placed({here: asked, there: other}, f"{key}/whole", rng), row([asked], f"{key}/one", rng)),
         1,
         row([changed], f"{key}/one", rng),
-        here,
+        answers[at],
         None,
-        there,
+        answers[off],
     )
     options = {c: Option(c, c[0].upper() + c[1:]) for c in cells}
-    return _item(faces, options[here], list(options.values()), rng)
+    return _item(faces, options[answers[at]], list(options.values()), rng)
 
 
 def attribute(rng: Rng, key: str) -> Item:
     names = _names(rng, 7)
     asked = int(rng.integers(1, 6))
-    changed = int(rng.choice([n for n in range(1, 6) if n not in (asked, asked + 1)]))
-    words = "Which picture shows {} as <image>?"
+    changed = int(rng.choice([n for n in range(1, 6) if abs(n - asked) > 1]))
+    words, ways = "Which picture shows {} as <image>?", ("as many objects", "one object more, and otherwise as many,")
+    more, fewer = _turns(rng)
     faces = _faces(
-        words.format("as many objects"),
-        words.format("one object more, and otherwise as many,"),
+        words.format(ways[more]),
+        words.format(ways[fewer]),
         (row([names[0]] * asked, f"{key}/query", rng),),
         0,
         row([names[0]] * changed, f"{key}/query", rng),
-        asked,
-        changed,
-        asked + 1,
+        asked + more,
+        changed + more,
+        asked + fewer,
     )
     options = [Option(n, row([names[n]] * n, f"{key}/{n}", rng)) for n in range(1, 7)]
-    return _item(faces, options[asked - 1], options, rng)
+    return _item(faces, options[asked + more - 1], options, rng)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -94,14 +94,24 @@ def _render_all(jobs: list[Job], root: Path) -> Iterator[str]:
             raise
 
 
-def build(root: str | Path, seed: int = 0, scale: float = 1.0, progress: bool = True) -> list[Sample]:
+def build(
+    root: str | Path,
+    seed: int = 0,
+    scale: float = 1.0,
+    progress: bool = True,
+    make: Callable[[int, float], Plan] = plan,
+    version: int | str = VERSION,
+) -> list[Sample]:
     """The corpus of `seed` and `scale` under `root`: rendered on the first call, then read. Media paths are absolute.
+
+    `make(seed, scale)` says what is in it: the scenes, or what another part of the corpus plans; parts have versions of
+    their own.
 
     Rendering goes to a folder beside `root` that takes its place when it is whole, so a killed build leaves nothing
     that is trusted. A corpus of another seed, scale or version is replaced; any other folder raises `DataError`.
     """
     root = Path(root)
-    want = {"seed": seed, "scale": scale, "version": VERSION}
+    want = {"seed": seed, "scale": scale, "version": version}
     have = _recorded(root)
     if _is(have, want):
         return _load(root, have["sha256"])
@@ -109,7 +119,7 @@ def build(root: str | Path, seed: int = 0, scale: float = 1.0, progress: bool = 
         raise DataError(f"{root}: is not a rendered corpus and not empty: give another folder or remove it")
     sweep(root.parent, root.name)
     with folder_beside(root) as content:
-        _write(plan(seed, scale), content, progress)
+        _write(make(seed, scale), content, progress)
         (content / "corpus.json").write_text(json.dumps({**want, "sha256": corpus_hash(content)}), encoding="utf-8")
         if not _is(_recorded(root), want):  # another process may have been first, and may be reading its own
             if root.exists():

@@ -41,9 +41,11 @@ def _data_lines(data: GuardDataModule) -> str:
 def _command(config: dict[str, Any]) -> str:
     """The command of a run: its recipe, the groups that it chose, and each setting that is not the recipe's own."""
     own = plain(compose([f"recipe={config['recipe']}"]))
-    words = [f"recipe={config['recipe']}", f"data={config['data']['source']}"]
-    words += changed(own, config)
-    return "python -m zoo.fit " + " ".join(w for w in words if not w.startswith(PLACES))
+    source = config["data"]["source"]
+    group, *more = source.split("+")
+    words = [f"recipe={config['recipe']}", f"data={group}"]
+    words += [w for w in changed(own, config) if not w.startswith(PLACES)]
+    return " ".join(["python -m zoo.fit", *words, *([f"data.source={source}"] if more else [])])
 
 
 def changed(own: dict[str, Any], now: dict[str, Any], at: str = "") -> list[str]:

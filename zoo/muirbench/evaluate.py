@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from datamodules import loading
 from datamodules.assets import zoo_home
 from datamodules.corpus.muir import build_muir
-from datamodules.muirbench import Record, sample_of
-from datamodules.muirbench_files import Loaded, load_muirbench
-from datamodules.schema import DataError, Sample, near
+from datamodules.muirbench import Record, sample_of, samples_of
+from datamodules.muirbench_files import Loaded, load_muirbench, records_hash
+from datamodules.schema import SPLITS, DataError, Sample, near
 from zoo.answering import Model, ask, model_named
 from zoo.core.run import finish_test
 from zoo.core.tables import aligned
 from zoo.muirbench import baselines
 from zoo.muirbench.metrics import Outcome, arms_table, slices_table, summarise
 from zoo.muirbench.parsers import PARSERS, parser_named
-from zoo.muirbench.protocol import ABLATIONS, LAYOUTS, ablated, answer_query, concatenated
+from zoo.muirbench.protocol import ABLATIONS, ANSWERS, LAYOUTS, ablated, answer_query, concatenated
 
 SOURCES = ("sample", "hub")
 
 
 def check(config: dict[str, Any]) -> None:
     """Raises `DataError` for a setting that is unknown, before anything is rendered or loaded."""
+    check_records(config)
     for key, value, known in (
-        ("data.source", config["data"]["source"], SOURCES),
         ("parser", config["parser"], ("scored", *PARSERS)),
         ("pictures", config["pictures"], LAYOUTS),
         *(("ablations", a, ABLATIONS) for a in config["ablations"] or []),
@@ -38,20 +40,70 @@ def check(config: dict[str, Any]) -> None:
             raise DataError(f"{key}={config[key]}: expected a whole number from 1 on")
 
 
+def check_records(config: dict[str, Any]) -> None:
+    """Raises `DataError` for settings of `records` that are unknown or impossible, and for those of `data` that mean
+    them: `data` is a guard's own rows.
+    """
+    records, data = config["records"], config["data"]
+    if set(str(data["source"]).split("+")) - set(loading.SOURCES):
+        raise DataError(
+            f"data.source={data['source']} is no source of a guard's own rows: for the hub's questions give "
+            "records.source=hub"
+        )
+    if data["source"] == "sample" and data["path"] is not None:
+        raise DataError(
+            "data.path is for a guard's own rows of data=manifest: give the questions' folder with records.path=DIR"
+        )
+    if config["answers"] not in ANSWERS:
+        raise DataError(f"answers={config['answers']}: expected one of {', '.join(ANSWERS)}")
+    if records["source"] not in SOURCES:
+        known = f"{', '.join(SOURCES)}{near(str(records['source']), SOURCES)}"
+        raise DataError(f"records.source={records['source']}: expected one of {known}")
+    if records["split"] not in (None, *SPLITS):
+        raise DataError(f"records.split={records['split']}: expected one of {', '.join(SPLITS)}")
+    for key, least in (("seed", 0), ("pairs", 1)):
+        value = records[key]
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise DataError(f"records.{key}={value}: expected a whole number from {least} on")
+
+
+def load_records(config: dict[str, Any]) -> Loaded:
+    """The records of `records.path`, of the hub, or of the rendered test scenes."""
+    records = config["records"]
+    if records["path"] is not None:
+        return load_muirbench(records["path"])
+    if records["source"] == "hub":
+        return load_muirbench(None, records["revision"])
+    return load_muirbench(build_muir(seed=records["seed"], pairs=records["pairs"]))
+
+
+def of_split(loaded: Loaded, seed: int, split: str) -> Loaded:
+    """What `samples_of` deals out to a split: no pair, and no picture, is in two of them."""
+    kept = {s.id for s in samples_of(loaded.records, seed) if s.split == split}
+    records = [r for r in loaded.records if r.idx in kept]
+    return replace(loaded, records=records, sha256=records_hash(records))
+
+
 def load_data(config: dict[str, Any]) -> Loaded:
-    """The recipe's records: those of `path`, of the hub, or of the rendered corpus."""
-    data = config["data"]
-    if data["path"] is not None:
-        return load_muirbench(data["path"])
-    if data["source"] == "hub":
-        return load_muirbench(None, data["revision"])
-    return load_muirbench(build_muir(seed=config["seed"], pairs=data["pairs"]))
+    """The records that a test asks about. Raises `DataError` where the wanted split has none."""
+    loaded, split = load_records(config), config["records"]["split"]
+    if split is None:
+        return loaded
+    loaded = of_split(loaded, config["records"]["seed"], split)
+    if not loaded.records:
+        raise DataError(f"records.split={split}: no record is in it: too few groups of questions share no picture")
+    return loaded
+
+
+def look(config: dict[str, Any]) -> tuple[str, list[Sample]]:
+    """The hash of the records that are asked about. They are no judged rows: a claim compares what is reported."""
+    return load_data(config).sha256, []
 
 
 def outcomes(
     records: Sequence[Record], said: dict[str, dict[str, Any]], parser: str, strategies: dict[str, str]
 ) -> list[Outcome]:
-    """Letters from what was said, in the records' order: the likeliest one, or what the parser reads."""
+    """Letters from what was said, in the records' order: that of the likeliest answer, or what the parser reads."""
     read = None if parser == "scored" else parser_named(parser)
     out = []
     for r in records:
@@ -84,7 +136,7 @@ def arms_of(
         shown[what] = [ablated(sample_of(r), what) for r in loaded.records]
     said: dict[str, dict[str, dict[str, Any]]] = {}
     for arm, samples in shown.items():
-        asked = [(s, answer_query(s)) for s in samples]
+        asked = [(s, answer_query(s, config["answers"])) for s in samples]
         scored = config["parser"] == "scored"
         said[arm], failed = ask(model, asked, scored, config["batch_size"], config["max_new_tokens"], arm)
         errors += failed
@@ -117,6 +169,7 @@ def test(config: dict[str, Any], name: str) -> int:
     metrics = {
         "model": name,
         "parser": config["parser"],
+        "answers": config["answers"],
         "pictures": config["pictures"],
         "chance": round(baselines.chance([o.record for o in arms["model"]]), 6),
         "arms": measured,

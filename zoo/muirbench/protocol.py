@@ -10,17 +10,23 @@ from PIL import Image
 
 from datamodules.atomic import replacing
 from datamodules.media import read_image
-from datamodules.muirbench import ANSWER
+from datamodules.muirbench import ANSWER, IMAGE
 from datamodules.schema import DataError, Part, Sample, canonical_json, near
 from zoo.core.query import Query
 
 LAYOUTS = ("interleaved", "concatenated")
 ABLATIONS = ("text_only", "single_image")
+ANSWERS = ("letters", "words")
 HEIGHT = 336  # pixels of a concatenated picture: what the single-image models of the paper read
 
 
-def answer_query(sample: Sample) -> Query:
-    """The letters of a record's sample after "Answer:", as the official prompt ends (paper, section 4)."""
+def answer_query(sample: Sample, answers: str = "letters") -> Query:
+    """The answers to a record's sample after "Answer:", as the official prompt ends (paper, section 4), in the options'
+    order: their letters, or their own words where all of them have some.
+    """
+    options: list[str] = sample.meta["options"]
+    if answers == "words" and not any(IMAGE in option for option in options):
+        return Query((ANSWER,), tuple(options))
     return Query((ANSWER,), tuple(sample.meta["letters"]))
 
 

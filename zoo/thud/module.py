@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,28 +13,22 @@ from tqdm import tqdm
 from datamodules.assets import zoo_home
 from datamodules.base import Failed
 from datamodules.media import content_hash
-from datamodules.muirbench import ANSWER
-from datamodules.schema import MediaError, Policy, Sample, canonical_json
-from datamodules.transforms.augment import Augment
+from datamodules.schema import MediaError, Sample, canonical_json
 from zoo.core.guard import Guard
-from zoo.core.losses import LINE, VERDICT
-from zoo.core.module import Example, GuardBatch, GuardModule
+from zoo.core.lesson_module import LessonModule, Planner
+from zoo.core.losses import VERDICT
+from zoo.core.module import Example, GuardBatch
 from zoo.core.optim import build_optimizer
-from zoo.core.query import Query
 from zoo.thud.model import BETA, Reference, preference_sums
-from zoo.thud.plan import DPO, SFT, Plan
-
-Planner = Callable[[Any], Plan]
-"""(a DataModule with a guard's own rows) → what to train on."""
+from zoo.thud.plan import DPO, SFT
 
 
-class ThudModule(GuardModule):
-    """Stage 1 is supervised: a question's right option among its options, and as it is written, among all words. Stage
-    2 is the sigmoid DPO with the model of stage 1 as its frozen reference (Thud, arXiv 2605.16403; beta 0.1).
+class ThudModule(LessonModule):
+    """Stage 1 is supervised: lessons. Stage 2 is the sigmoid DPO with the model of stage 1 as its frozen reference
+    (Thud, arXiv 2605.16403; beta 0.1).
 
-    The training split is replaced by the plan's rows; validation and test rows stay the guard's own, so that it is
-    calibrated and judged as any guard is. In stage 2 nothing is random in the model (no noise, no dropout): else the
-    reference, whose log-probabilities are computed once, would be another model than the one that it is compared with.
+    In stage 2 nothing is random in the model (no noise, no dropout): else the reference, whose log-probabilities are
+    computed once, would be another model than the one that it is compared with.
     They are kept under ZOO_HOME by a key of the weights and the pairs, and in the run's checkpoints: the weights of
     stage 1 are gone when stage 2 goes on. `dpo_lr` is the second stage's own learning rate; its optimiser starts anew.
     """
@@ -43,45 +36,13 @@ class ThudModule(GuardModule):
     def __init__(
         self, guard: Guard, planner: Planner, beta: float = BETA, dpo_lr: float | None = None, **settings: Any
     ):
-        super().__init__(guard, **settings)
-        self.planner, self.beta = planner, beta
+        super().__init__(guard, planner, **settings)
+        self.beta = beta
         self.dpo_lr = self.hparams["lr"] if dpo_lr is None else dpo_lr
-        self.plan: Plan | None = None
         self.reference: Reference | None = None
         self.reference_seconds: list[float] = []
         self.first: dict[str, float] = {}  # loss and margin of the first step of stage 2
         self.last: dict[str, float] = {}  # of its last
-
-    # ------------------------------------------------------------------------------------------------ data
-
-    def attach(self, datamodule: Any) -> None:
-        """Also plans what to train on. Raises `DataError` for a stage without rows."""
-        if self.plan is None:
-            self.plan = self.planner(datamodule)
-            others = [s for split in ("val", "test") for s in datamodule.samples(split)]
-            datamodule.corpus.samples = [*self.plan.rows, *others]
-        datamodule.stage = self.place_of
-        super().attach(datamodule)
-
-    def place_of(self, sample: Sample) -> int:
-        """The place of a training row among the epochs of the stages."""
-        return self.plan.order[sample.id]
-
-    def phrases(self, datamodule: Any) -> list[str]:
-        return [*super().phrases(datamodule), ANSWER]
-
-    def prepare(self, sample: Sample, policy: Policy, train: bool, augment: Augment | None = None) -> Example:
-        """A row with a lesson is read under the lesson's policy, or none; any other as by `GuardModule`."""
-        lesson = self.plan.lessons.get(sample.id) if train and self.plan is not None else None
-        if lesson is None:
-            return super().prepare(sample, policy, train, augment)
-        queries, options, kinds = [lesson.query], [lesson.right], [VERDICT]
-        if lesson.pair is None and self.loss_weights.lines > 0:
-            queries.append(Query(lesson.query.suffix, (lesson.query.options[lesson.right],)))
-            options.append(0)
-            kinds.append(LINE)
-        prepared = self.guard.backbone.prepare(sample, lesson.policy, queries, augment)
-        return Example(prepared, options, kinds, sample, policy)
 
     def pair_ids(self, batch: GuardBatch) -> list[str] | None:
         """The pairs of a batch of stage 2; None of any other."""

@@ -12,29 +12,12 @@ from datamodules.media import content_hash
 from datamodules.schema import DataError, Sample, near
 from datamodules.thud import Item, Loaded, edited_clips, load_thud
 from datamodules.transforms.preferences import KINDS
-from zoo import registry
-from zoo.core import weights
-from zoo.core.backbones import build, check, modalities_of
-from zoo.core.guard import Guard
+from zoo.bases import check_base, guard_of
+from zoo.core.lessons import GENERAL, Plan, Row, check_stages, general_rows, plan, rows_for
 from zoo.core.losses import LossWeights
 from zoo.thud import evaluate as probe
 from zoo.thud.module import ThudModule
-from zoo.thud.plan import (
-    DPO,
-    GENERAL,
-    SFT,
-    STAGES,
-    Asking,
-    Plan,
-    Row,
-    Stage,
-    event_answers,
-    event_pairs,
-    general_pairs,
-    general_rows,
-    plan,
-    rows_for,
-)
+from zoo.thud.plan import DPO, SFT, STAGES, Asking, event_answers, event_pairs, general_pairs
 
 CLIPS = ("edited", "natural")
 
@@ -51,36 +34,13 @@ def check_thud(config: dict[str, Any]) -> None:
             raise DataError(f"{key}={value}: expected one of {', '.join(known)}{near(str(value), known)}")
     if not config[DPO]["kinds"] or len(set(config[DPO]["kinds"])) < len(config[DPO]["kinds"]):
         raise DataError(f"dpo.kinds: name each kind once; known: {', '.join(KINDS)}")
-    for name in (SFT, DPO):
-        if not isinstance(config[name]["epochs"], int) or config[name]["epochs"] < 1:
-            raise DataError(f"{name}.epochs={config[name]['epochs']}: expected a whole number from 1 on")
-        if not 0 <= config[name][GENERAL] < 1:
-            raise DataError(f"{name}.general={config[name][GENERAL]}: expected a share from 0 to below 1")
     for key, value in (("dpo.beta", config[DPO]["beta"]), ("dpo.lr", config[DPO]["lr"])):
         if not value or value < 0:
             raise DataError(f"{key}={value}: expected a number above 0")
-    if config["trainer"]["max_epochs"] != 1 or config["data"]["balance"] != 1 or config["data"]["epoch_size"]:
-        raise DataError(
-            "one epoch of the trainer holds each row of both stages once: leave trainer.max_epochs=1, data.balance=1 "
-            "and data.epoch_size=null, and set sft.epochs and dpo.epochs"
-        )
-    if config["data"]["bucket"] or set((config["data"]["shares"] or {}).values()) - {1.0}:
-        raise DataError("both stages go through their rows as planned: leave data.bucket=false and data.shares at 1")
-    if config["base"] is None:
-        if config["stage"] == DPO:
-            raise DataError("stage=dpo prefers against a trained model: give base=MODEL (a name or a run's folder)")
-        _sees_and_hears(config["backbone"]["name"], "backbone")
-        check(**registry.recipe_backbone(config["backbone"]))
-        return
-    held, _ = weights.read(weights.find(config["base"]))
-    if held.get("kind") != "guard" or "routing" in held:
-        raise DataError(f"base={config['base']}: expected an omni guard with one backbone, not a {held.get('method')}")
-    _sees_and_hears(held["backbone"]["name"], f"base={config['base']}: backbone")
-
-
-def _sees_and_hears(name: str, what: str) -> None:
-    if lacking := sorted({"video", "audio"} - modalities_of(name)):
-        raise DataError(f"{what} {name} takes no {' and no '.join(lacking)}: Thud asks about clips with sound")
+    check_stages(config, [SFT, DPO])
+    if config["base"] is None and config["stage"] == DPO:
+        raise DataError("stage=dpo prefers against a trained model: give base=MODEL (a name or a run's folder)")
+    check_base(config, {"video", "audio"}, "Thud asks about clips with sound")
 
 
 # ------------------------------------------------------------------------------------------------------------ building
@@ -89,7 +49,7 @@ def _sees_and_hears(name: str, what: str) -> None:
 def build_thud_module(config: dict[str, Any], data: GuardDataModule) -> ThudModule:
     loaded, quiet = training_clips(config)
     data.errors += loaded.errors
-    guard = guard_of(config, data)
+    guard = guard_of(config, data.default_policy)
     guard.train()
     return ThudModule(
         guard,
@@ -100,23 +60,6 @@ def build_thud_module(config: dict[str, Any], data: GuardDataModule) -> ThudModu
         max_categories=config["max_categories"],
         **config["optim"],
     )
-
-
-def guard_of(config: dict[str, Any], data: GuardDataModule) -> Guard:
-    """The base with the recipe's limits on what it reads of a clip, or a fresh guard over the recipe's backbone."""
-    if config["base"] is None:
-        settings = registry.recipe_backbone(config["backbone"])
-        settings["limits"] = {**(settings.get("limits") or {}), **config["limits"]}
-        guard = registry.create(settings.pop("name"), data.default_policy, **settings)
-    else:
-        base = registry.load(config["base"])
-        description = base.backbone.describe()
-        limits = {**description["limits"], **config["limits"]}
-        backbone = build({**description, "limits": limits}, cached=True)
-        backbone.load_saved_state(base.backbone.saved_state())
-        guard = Guard(backbone, base.policy, order=base.order)
-    guard.name = config["recipe"]
-    return guard
 
 
 def training_clips(config: dict[str, Any]) -> tuple[Loaded, list[Item]]:
@@ -147,18 +90,17 @@ def planned(config: dict[str, Any], items: list[Item], quiet: list[Item], data: 
     """The rows of the stages that the configuration asks for. Raises `DataError` for a stage without rows."""
     seed, own, policy = config["seed"], data.samples("train"), data.default_policy
     asking = Asking(tuple(config["wordings"]), config["answers"], config["offset"])
-    parts: dict[str, tuple[Stage, list[Row]]] = {}
+    parts: dict[str, list[list[Row]]] = {}
     for name in STAGES[config["stage"]]:
-        stage = Stage(config[name]["epochs"], config[name][GENERAL])
         if name == SFT:
             natural = config[SFT]["clips"] == "natural"
             shown = [*(i for i in items if not i.edited), *quiet] if natural else items
             rows = event_answers(shown, asking, policy, seed)
-            more = general_rows(own, rows_for(stage.general, len(rows)), seed, name)
+            more = general_rows(own, rows_for(config[SFT][GENERAL], len(rows)), seed, "thud", name)
             rows += [(sample, None, GENERAL) for sample in more]
         else:
             rows = event_pairs(items, config[DPO]["kinds"], asking, policy, seed)
-            n = rows_for(stage.general, len(rows))
+            n = rows_for(config[DPO][GENERAL], len(rows))
             rows += general_pairs(own, n, data.bank, data.max_entries, seed)
-        parts[name] = (stage, rows)
+        parts[name] = [rows] * config[name]["epochs"]
     return plan(parts, data.batch_size)
