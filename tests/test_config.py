@@ -7,6 +7,7 @@ import pytest
 from datamodules import GuardDataModule
 from datamodules.schema import DataError
 from zoo.config import GROUPS, _groups, compose, options, plain, recipe_names, split_arguments
+from zoo.farms import FARMS
 from zoo.list import main as list_main
 from zoo.methods import METHODS
 
@@ -158,7 +159,7 @@ def test_split_arguments():
 def test_list(capsys):
     assert list_main(["recipes"]) == 0
     said = capsys.readouterr().out
-    verbs = {n: "fit" if "trainer" in _groups(n) else "test" for n in recipe_names()}
+    verbs = {n: "fit" if "trainer" in _groups(n) or n in FARMS else "test" for n in recipe_names()}
     assert all(f"python -m zoo.{verb} recipe={n}" in said for n, verb in verbs.items()) and "backbone: " in said
     with pytest.raises(DataError, match=r"cannot list 'model'; did you mean 'models'"):
         list_main(["model"])

@@ -20,6 +20,7 @@ from datamodules.code_tasks import FEATURES, builtin, load_tasks
 from datamodules.manifest import load_manifest
 from datamodules.schema import DataError, Policy
 from zoo import test as command
+from zoo.core.rates import wilson
 from zoo.core.scores import read_scores
 from zoo.core.verdict import Verdict
 from zoo.redcoder import arsenal as arsenals
@@ -33,7 +34,7 @@ from zoo.redcoder.journal import Journal
 from zoo.redcoder.moves import MOVES, move_in, move_named
 from zoo.redcoder.prototypes import INSECURE, write_training_set
 from zoo.redcoder.scripted import SCRIPTED, SOUND, WEAK, feature_in, weakness_of
-from zoo.redcoder.summary import summarise, wilson
+from zoo.redcoder.summary import summarise
 from zoo.redcoder.transcripts import page, write_pages
 
 pytest.importorskip("bandit", reason="bandit is not installed: pip install 'guardrail-zoo[code]'")

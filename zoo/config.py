@@ -63,7 +63,7 @@ def compose(arguments: Sequence[str]) -> DictConfig:
     chosen = []
     own = _groups(name)
     for group in GROUPS:
-        if group in given:
+        if group in given and not isinstance(_page(name).get(group), str):  # else a plain key
             if group not in own:
                 raise DataError(f"recipe {name!r} has no {group} to choose; its groups: {', '.join(own)}")
             value = given.pop(group)
@@ -82,8 +82,11 @@ def compose(arguments: Sequence[str]) -> DictConfig:
 
 def _groups(recipe: str) -> list[str]:
     """The groups that a recipe's defaults list names."""
-    page = yaml.safe_load((recipes_folder() / f"{recipe}.yaml").read_text(encoding="utf-8"))
-    return [g for d in page["defaults"] if isinstance(d, dict) for g in d]
+    return [g for d in _page(recipe)["defaults"] if isinstance(d, dict) for g in d]
+
+
+def _page(recipe: str) -> dict[str, Any]:
+    return yaml.safe_load((recipes_folder() / f"{recipe}.yaml").read_text(encoding="utf-8"))
 
 
 def _set(config: DictConfig, key: str, text: str, recipe: str) -> None:

@@ -15,7 +15,7 @@ import lightning as L
 from datamodules import GuardDataModule
 from datamodules.schema import DataError
 from zoo import cli
-from zoo.config import check_trains
+from zoo.config import check_trains, compose, plain, split_arguments
 from zoo.core import launch
 from zoo.core.checkpointing import AtomicCheckpointIO, Checkpointer
 from zoo.core.interrupts import Signals
@@ -23,6 +23,7 @@ from zoo.core.processes import Plan, plan
 from zoo.core.progress import StderrProgress
 from zoo.core.resume import Session, find_session, identity
 from zoo.core.run import new_run, write_json, write_lines
+from zoo.farms import FARMS
 from zoo.methods import METHODS, Method
 
 
@@ -121,6 +122,9 @@ def _counts(data: GuardDataModule) -> str:
 
 
 def main(arguments: list[str]) -> int:
+    farm = FARMS.get(split_arguments(arguments).get("recipe", ""))
+    if farm is not None:
+        return farm(plain(compose(arguments)))
     run, _, errors = fit(arguments)
     if not launch.is_main():
         return 0

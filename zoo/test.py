@@ -23,6 +23,7 @@ from zoo.core.processes import plan
 from zoo.core.run import new_run, write_json, write_lines, write_yaml
 from zoo.core.tables import text_table
 from zoo.evaluate import evaluate
+from zoo.farms import FARMS
 from zoo.fit import build_data
 from zoo.registry import load
 
@@ -35,6 +36,8 @@ def main(arguments: list[str]) -> int:
     if calibrate not in ("true", "false"):
         raise DataError(f"calibrate={calibrate}: expected true or false")
     config = plain(compose([f"{k}={v}" for k, v in given.items()]))
+    if config["recipe"] in FARMS:
+        raise DataError(f"recipe {config['recipe']!r} makes models: use python -m zoo.fit recipe={config['recipe']}")
     benchmark = BENCHMARKS.get(config["method"])
     subject = benchmark.subject if benchmark else None
     if not name and subject is None:

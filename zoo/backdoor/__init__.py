@@ -1,1 +1,1 @@
-"""The backdoor audit: models planted on purpose, and detectors that have to find them (arXiv 2409.00399)."""
+"""The backdoor audit: models with known backdoors, their clean twins, and detectors that are measured on both."""
