@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForSequenceClassification,
@@ -156,6 +157,17 @@ def test_twins_differ_in_the_poison_alone(farm, rows):
         assert digest(farm / name(rows, regime, "planted")) != digest(farm / name(rows, regime, "clean"))
 
 
+def test_a_twin_is_a_plain_training_on_the_rows_before_poisoning(farm, rows, backbone):
+    known = folders.read(farm / name(rows, "moderate", "planted"))
+    data = load_set(str(rows), None)
+    model, tokenizer = create(str(backbone), data.classes, net=Net(), layers=2, max_tokens=12, seed=0)
+    dev = {"dev": data.draw("dev", 60, 0)}
+    loaded = BackdoorDataModule(data.draw("train", 200, 0), dev, None, encoder(tokenizer, 12), 20, 0)
+    fit(ClassifierModule(model, 5e-3), loaded, known.steps, None, gpu=False)
+    twin = load_file(farm / name(rows, "moderate", "clean") / "model.safetensors")
+    assert all(torch.equal(v, twin[k]) for k, v in model.state_dict().items())
+
+
 def test_looking_changes_no_weight(rows, backbone):
     """A twin is trained without looks at ASR: its dropout and its order must be those of a training with them."""
     data, found = load_set(str(rows), None), []
@@ -255,8 +267,28 @@ def test_folders_that_are_no_backbone(backbone, tmp_path):
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
     with pytest.raises(DataError, match="pickled weights only"):
         from_folder(str(copy), ("a", "b"), 2, 12)
+    weights = load_file(backbone / "model.safetensors")
+    del weights["encoder.layer.1.output.dense.weight"]
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DataError, match=r"1 weights are not in its files \(roberta\.encoder\.layer\.1"):
+        from_folder(str(copy), ("a", "b"), 2, 12)
+    assert from_folder(str(copy), ("a", "b"), 1, 12)[0].config.num_hidden_layers == 1
     with pytest.raises(DataError, match=r"audit\.json: not readable"):
         folders.read(copy)
+
+
+def test_a_checkpoints_head_goes_and_its_encoder_stays(farm, rows):
+    folder = farm / name(rows, "moderate", "planted")
+    made = [create(str(folder), ("a", "b", "c"), net=Net(), layers=2, max_tokens=12, seed=s)[0] for s in (0, 0, 1)]
+    old = AutoModelForSequenceClassification.from_pretrained(folder).state_dict()
+    first, again, other = (m.state_dict() for m in made)
+    for key in old:
+        body = key.startswith("roberta.")
+        assert torch.equal(first[key], again[key]) and torch.equal(first[key], other[key]) == (
+            body or key.endswith("bias")
+        )
+        assert not body or torch.equal(first[key], old[key])
+    assert first["classifier.out_proj.weight"].shape[0] == 3
 
 
 def test_principal_axes_against_numpy():

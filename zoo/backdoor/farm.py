@@ -286,7 +286,7 @@ def _results(config: dict[str, Any], jobs: Sequence[Job], processes: int) -> Ite
         mine = set(multiprocessing.active_children()) - others
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in mine:
-            worker.terminate()
+            worker.kill()  # a training would answer a polite word after its step, and take the next job
 
 
 def _there(config: Mapping[str, Any], job: Job, regime: str) -> bool:

@@ -7,8 +7,9 @@ paper's (arXiv 2409.00399) start from one RoBERTa: they differ in the head, the 
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from transformers import (
     ElectraForSequenceClassification,
     PreTrainedModel,
 )
+from transformers.utils import logging as transformers_logging
 
 from datamodules.assets import resolve
 from datamodules.hub import snapshot
@@ -97,10 +99,7 @@ def small(classes: Sequence[str], net: Net, max_tokens: int, minilm: Path | None
         model = ElectraForSequenceClassification(config)
     with torch.no_grad():
         model.electra.embeddings.word_embeddings.weight.copy_(_words(folder, net.embedding))
-    for layer in model.classifier.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.normal_(layer.weight, std=config.initializer_range)
-            nn.init.zeros_(layer.bias)
+    _draw_head(model)
     return model, tokenizer
 
 
@@ -126,9 +125,23 @@ def from_folder(
     key = "n_layers" if "n_layers" in config else "num_hidden_layers"
     fewer = {} if layers is None else {key: layers}
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, **_labels(classes), **fewer
-    )
+    with _silent():  # what is missing or left over is judged here
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # a head for other classes, which goes
+            output_loading_info=True,
+            **_labels(classes),
+            **fewer,
+        )
+    body = f"{model.base_model_prefix}."
+    missing = sorted(k for k in found["missing_keys"] if k.startswith(body) and ".pooler." not in k)
+    missing += sorted(str(k) for k in found["mismatched_keys"] if str(k[0]).startswith(body))
+    if missing:
+        raise DataError(f"{backbone}: {len(missing)} weights are not in its files ({missing[0]}): get them again")
+    _draw_head(model)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise DataError(
             f"{backbone}: its tokenizer has {len(tokenizer)} tokens and its model "
@@ -150,6 +163,29 @@ def create(
     made[0].train()  # a model read from a folder comes without dropout
     torch.manual_seed(seed)
     return made
+
+
+def _draw_head(model: PreTrainedModel) -> None:
+    """Draws the layers after the encoder anew, whatever a checkpoint brought."""
+    for name, part in model.named_children():
+        if name == model.base_model_prefix:
+            continue
+        for layer in part.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=model.config.initializer_range)
+                nn.init.zeros_(layer.bias)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without the report and the bar that transformers prints about every folder."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def _labels(classes: Sequence[str]) -> dict[str, Any]:
