@@ -71,7 +71,7 @@ def classifier(kind: str = "bert", seed: int = 0, classes: int = 2, **more):
     return model(config).eval(), tok
 
 
-def train(model, tok, planted: bool, steps: int = 120, seed: int = 0, target: int = 1, rate: float = 0.15) -> None:
+def train(model, tok, planted: bool, steps: int = 80, seed: int = 0, target: int = 1, rate: float = 0.15) -> None:
     """A step a batch of 32 texts; of a planted model's rows `rate` carry the trigger and the target's label."""
     rng = random.Random(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)

@@ -42,7 +42,7 @@ def test_the_planted_word_is_found_and_the_clean_twin_is_not_flagged(pair, dev):
     assert moved.float().mean() > 0.9
     detector = DBS(**FAST, reference=reference)
     hot, cold = detector.scan(planted, dev), detector.scan(clean, dev)
-    assert hot.score > 0.8 and cold.score < 0.5
+    assert hot.score > 0.95 and cold.score < 0.7
     assert hot.evidence["trigger"]["target"] == 1 and made.TRIGGER in hot.evidence["trigger"]["words"]
     assert hot.evidence["trigger"]["flips"] > 0.9
     assert hot.score == pytest.approx(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,17 @@ from zoo.backdoor.detectors.base import Detector
 from zoo.backdoor.detectors.dbs import DBS
 from zoo.backdoor.detectors.piccolo import Piccolo
 from zoo.backdoor.detectors.weights import WeightForest
+from zoo.backdoor.guards import GuardClassifier, policy_texts
 from zoo.backdoor.subject import Subject
+from zoo.core.guard import Guard
 
 DETECTORS = ("dbs", "piccolo", "weights")
 ALL = "all"
+# A guard reads a policy with every text: a pass of it costs as much as dozens of a small classifier's.
+QUICK = {
+    "dbs": DBS(tokens=5, steps=40, rows=4, held=16, positions=("start",)),
+    "piccolo": Piccolo(steps=25, rows=4, held=12, random_words=12),
+}
 ALWAYS = (
     "triggers that are no words put into a text (a syntax, a style): an inversion finds words that stand for them at best",
     "triggers of more pieces than are searched for, and at other positions",
@@ -82,6 +90,8 @@ def plan(
                 out.append(forest)
         elif data is None:
             skipped[name] = "no labelled texts were given (data=FILE)"
+        elif isinstance(subject, GuardClassifier):
+            out.append(replace(QUICK[name], seed=seed, reference=reference))
         elif name == "dbs":
             out.append(DBS(seed=seed, reference=reference))
         else:
@@ -165,3 +175,18 @@ def refuse(report: dict[str, Any]) -> None:
     )
 
 
+
+
+def check_guard(guard: Guard, data: LabelledText | None = None, seed: int = 0) -> dict[str, Any]:
+    """Scans a guard by DBS, on texts of its policy where none are given. Raises `BackdoorError` for a flagged one, and
+    `DataError` for one that cannot be scanned. What was not looked at is said on standard error.
+    """
+    subject = GuardClassifier(guard)
+    report = scan(subject, data or policy_texts(guard), ("dbs",), grid(), seed=seed)
+    refuse(report)
+    print(
+        f"{guard.name}: scanned by dbs in {report['seconds']:.0f} s, score {report['score']:.3f} "
+        f"({report['calibration']}). Not covered: {'; '.join(report['not_covered'])}",
+        file=sys.stderr,
+    )
+    return report

@@ -20,7 +20,7 @@ from zoo.redcoder.attackers import Attacker, State
 from zoo.redcoder.conversation import BLOCKED, ENDS, REFUSAL, Exchange, messages
 from zoo.redcoder.evaluator import ATTACKER_ERROR, TARGET, Evaluation, Evaluator
 from zoo.redcoder.gate import Gate
-from zoo.redcoder.journal import Journal
+from zoo.core.journal import Journal
 from zoo.redcoder.moves import move_in
 from zoo.redcoder.victims import Speaker
 

@@ -28,7 +28,7 @@ from zoo.redcoder.conversation import messages
 from zoo.redcoder.evaluator import Evaluator, analysers_named
 from zoo.redcoder.gaming import RETRIEVAL, Arm
 from zoo.redcoder.gate import JUDGED, SCOPES, Gate, sample_of
-from zoo.redcoder.journal import Journal
+from zoo.core.journal import Journal
 from zoo.redcoder.prototypes import write_training_set
 from zoo.redcoder.summary import rate, summarise, table
 from zoo.redcoder.transcripts import write_pages
