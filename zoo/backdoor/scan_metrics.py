@@ -19,7 +19,7 @@ from zoo.backdoor.detectors.weights import WeightTable, flat, forest, suspicion
 from zoo.backdoor.folders import Audit
 from zoo.core.bootstrap import Statistic, estimate
 from zoo.core.tables import fmt, markdown_table
-from zoo.redcoder.summary import rate
+from zoo.core.rates import rate
 
 REGIMES = ("moderate", "conservative", "aggressive")
 MODERATE, EVERY = "weights", "weights_all"  # forests by what they were fitted to
