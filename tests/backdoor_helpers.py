@@ -66,7 +66,13 @@ def classifier(kind: str = "bert", seed: int = 0, classes: int = 2, **more):
     tok = tokenizer()
     torch.manual_seed(seed)
     config = made(
-        vocab_size=len(tok), num_labels=classes, max_position_embeddings=48, initializer_range=0.2, **SHAPE, **own, **more
+        vocab_size=len(tok),
+        num_labels=classes,
+        max_position_embeddings=48,
+        initializer_range=0.2,
+        **SHAPE,
+        **own,
+        **more,
     )
     return model(config).eval(), tok
 

@@ -143,7 +143,7 @@ def test_models_that_cannot_be_scanned_say_why(tmp_path, dev):
     model, tok = made.classifier("bert")
     folder = made.save(tmp_path / "m", model, tok)
     (tmp_path / "n").mkdir()
-    with pytest.raises(CheckpointError, match="config.json is missing"):
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
         load_classifier(tmp_path / "n")
     with pytest.raises(CheckpointError, match="no such folder"):
         load_classifier(tmp_path / "x")

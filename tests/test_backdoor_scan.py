@@ -28,7 +28,15 @@ from zoo.core.guard import Guard
 from zoo.core.scores import read_scores
 from zoo.core.weights import CheckpointError
 
-QUICK = ["dbs.tokens=2", "dbs.steps=6", "dbs.rows=4", "dbs.held=8", "piccolo.steps=4", "piccolo.rows=4", "piccolo.held=8"]
+QUICK = [
+    "dbs.tokens=2",
+    "dbs.steps=6",
+    "dbs.rows=4",
+    "dbs.held=8",
+    "piccolo.steps=4",
+    "piccolo.rows=4",
+    "piccolo.held=8",
+]
 POLICY = Policy("p", (PolicyEntry("a", "open fire", "shows a fire"), PolicyEntry("b", "a picture", "the picture")))
 
 
@@ -42,6 +50,14 @@ def models():
     return out
 
 
+@pytest.fixture(scope="module")
+def benign():
+    """Of another seed: what moves it, too, are words of a class and no backdoor."""
+    model, tok = made.classifier("bert")
+    made.train(model, tok, False, seed=1)
+    return model, tok
+
+
 @pytest.fixture
 def rows_file(tmp_path):
     data = made.texts(120, seed=99)
@@ -50,13 +66,14 @@ def rows_file(tmp_path):
     return path
 
 
-def test_words_find_the_planted_word_and_not_the_twins(models, rows_file):
+def test_words_find_the_planted_word_and_not_the_twins(models, benign, rows_file):
     data = read_labelled_text(rows_file)
     subjects = [SequenceClassifier(m, t, "m", 16) for m, t in models]
-    hot, cold = (Piccolo(steps=60, held=24).scan(s, data) for s in subjects)
+    reference = SequenceClassifier(*benign, "benign", 16)
+    hot, cold = (Piccolo(steps=40, held=24, reference=reference).scan(s, data) for s in subjects)
     assert made.TRIGGER in hot.evidence["trigger"]["words"] and hot.evidence["trigger"]["target"] == 1
-    assert hot.score > 0.95 and hot.score > cold.score
-    assert hot.evidence["problems"][1]["most_discriminative"] == made.TRIGGER
+    assert hot.score > 0.9 and hot.score > cold.score + 0.2
+    assert hot.evidence["discriminativity"] > 3
     # The loss is that of the words as they are typed.
     text = hot.evidence["trigger"]["text"]
     rows = [t for t, n in zip(data.texts, data.labels) if n == 0]
@@ -125,9 +142,9 @@ def test_a_p_value_and_an_auc_are_those_worked_out_by_hand():
 # ------------------------------------------------------------------------------------------------------ the command
 
 
-def test_the_command_reports_and_flags(models, rows_file, tmp_path, capsys):
-    paths = [made.save(tmp_path / n, m, t) for n, (m, t) in zip(("planted", "clean"), models)]
-    words = [f"data={rows_file}", "detector=piccolo", "max_tokens=16"]
+def test_the_command_reports_and_flags(models, benign, rows_file, tmp_path, capsys):
+    paths = [made.save(tmp_path / n, m, t) for n, (m, t) in zip(("planted", "benign"), (models[0], benign))]
+    words = [f"data={rows_file}", "detector=piccolo", "max_tokens=16", f"reference={paths[1]}"]
     assert zoo.scan.main([f"model={paths[0]}", *words]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["flagged"] and made.TRIGGER in report["trigger"] and report["target"] == "LABEL_1"
@@ -234,7 +251,7 @@ def test_loading_with_a_scan_refuses_a_flagged_guard(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory, models):
-    """Two seeds of one cell in two regimes, of a data set of its own. Weights of a pair: those of the fixture, shaken."""
+    """Three seeds of two cells, on a data set of its own. Weights are those of the fixture, shaken a little."""
     root = tmp_path_factory.mktemp("farm")
     data = root / "mine"
     data.mkdir()
@@ -265,7 +282,8 @@ def _member(out, model, tok, data, regime, seed, planted):
         trigger={"kind": "word", "text": made.TRIGGER, "position": "start"} if planted else None,
         target=1 if planted else None,
         regime=regime, poison_rate=0.1, lr=1e-3, steps=1, epochs=1.0, stopped="asr", asr=1.0 if planted else None,
-        clean_accuracy=0.9, seed=seed, data=data, dirty=True, classes=["a", "b"], backbone="small", max_tokens=16, pair=pair,
+        clean_accuracy=0.9, seed=seed, data=data, dirty=True, classes=["a", "b"], backbone="small", max_tokens=16,
+        pair=pair,
     )  # fmt: skip
     folders.write(out / f"{pair}-{'planted' if planted else 'clean'}", shaken, tok, audit)
 
@@ -292,7 +310,11 @@ def test_a_farm_is_scanned_goes_on_and_is_measured(farm, tmp_path, capsys, monke
     assert "AUC" in printed and "true-trigger loss" in printed
     (run,) = (tmp_path / "test" / "backdoor_scan").iterdir()
     metrics = json.loads((run / "metrics.json").read_text())
-    cell = next(c for c in metrics["cells"] if c["detector"] == "weights_all" and c["data"] == "all" and c["regime"] == "aggressive")
+    cell = next(
+        c
+        for c in metrics["cells"]
+        if c["detector"] == "weights_all" and c["data"] == "all" and c["regime"] == "aggressive"
+    )
     assert [cell["planted"], cell["clean"], cell["tpr"]["n"], cell["auc"]["value"]] == [3, 3, 3, 1.0]
     # The loss at the true trigger, typed into the test rows.
     member = next(m for m in scan_farm.members(farm) if m.audit.planted)

@@ -46,8 +46,8 @@ def load(
 ) -> Guard:
     """A published guard, or that of a run's folder, verified and ready to `moderate`.
 
-    `cached` keeps features of frozen encoders on disk. `scan` looks for a backdoor in how it judges text, on the rows of
-    the file `scan_data` (text and label, 1 unsafe), or of its policy; see `zoo.backdoor.scanning`. Raises
+    `cached` keeps features of frozen encoders on disk. `scan` looks for a backdoor in how it judges text, on the rows
+    of the file `scan_data` (text and label, 1 unsafe), or of its policy; see `zoo.backdoor.scanning`. Raises
     `CheckpointError` (a `DataError`) for an unknown name, a wrong hash, or a folder that holds no guard; with `scan`
     also `BackdoorError` for a flagged one, and `DataError` for one that cannot be scanned.
     """

@@ -52,7 +52,7 @@ class GuardClassifier:
         self.policy = policy or guard.policy
         self.classes = ("safe", "unsafe")
         self.tokenizer, self.pad, self.left = backbone.tokenizer, 0, False
-        self.encoder = backbone.encoders[PASSAGE] if PASSAGE in backbone.encoders else None
+        self.encoder = backbone.encoders[PASSAGE] if PASSAGE in backbone.encoders else None  # noqa: SIM401 (no get)
         self.not_covered = self._left_out()
         words = self.encoder.bert if isinstance(self.encoder, TextEncoder) else backbone.lm
         self.table = words.get_input_embeddings().weight.detach()

@@ -87,7 +87,7 @@ def detectors(config: Mapping[str, Any], reference: SequenceClassifier | None = 
     return out
 
 
-# ------------------------------------------------------------------------------------------------------------- one model
+# ------------------------------------------------------------------------------------------------------------ one model
 
 
 def dev_texts(data: TextSet, rows: int, seed: int) -> LabelledText:
@@ -153,7 +153,7 @@ def _set(name: str, data_dir: str | None) -> TextSet:
     return _sets[name, data_dir]
 
 
-# -------------------------------------------------------------------------------------------------------------- the farm
+# ------------------------------------------------------------------------------------------------------------- the farm
 
 
 def key_of(member: Member, reference: Path, config: Mapping[str, Any]) -> str:

@@ -147,9 +147,7 @@ def cells(judged: Mapping[str, Sequence[Judged]], seed: int = 0) -> list[dict[st
                 keys_all = {"data": "all", "trigger": "all", "regime": regime, "detector": detector}
                 out.append({**keys_all, **figures(mine, seed)})
         for data, kind, regime in keys:
-            mine = [
-                r for r in rows if (r.audit.data, kind_of(r.audit, r.name), r.audit.regime) == (data, kind, regime)
-            ]
+            mine = [r for r in rows if (r.audit.data, kind_of(r.audit, r.name), r.audit.regime) == (data, kind, regime)]
             out.append({"data": data, "trigger": kind, "regime": regime, "detector": detector, **figures(mine, seed)})
     return out
 
@@ -176,7 +174,10 @@ def true_losses(lines: Sequence[Mapping[str, Any]], audits: Mapping[str, Audit])
                 "trigger": kind,
                 "regime": regime,
                 "n": len(mine),
-                "loss": {"value": round(float(losses.mean()), 6), "ci95": mean.ci95 and [round(v, 6) for v in mean.ci95]},
+                "loss": {
+                    "value": round(float(losses.mean()), 6),
+                    "ci95": mean.ci95 and [round(v, 6) for v in mean.ci95],
+                },
                 "near": rate(int((losses < NEAR).sum()), len(mine)),
             }
         )

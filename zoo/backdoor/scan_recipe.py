@@ -129,7 +129,9 @@ def calibration(
     else:
         common = dict(shapes[0])
     known = [audits[line["model"]] for line in lines]
-    forests = scan_metrics.forest_scores([line["weights"] for line in lines], known, scan_metrics.REGIMES, config["seed"])
+    forests = scan_metrics.forest_scores(
+        [line["weights"] for line in lines], known, scan_metrics.REGIMES, config["seed"]
+    )
     models = [
         {
             "model": line["model"],

@@ -28,7 +28,7 @@ QUICK = {
     "piccolo": Piccolo(steps=25, rows=4, held=12, random_words=12),
 }
 ALWAYS = (
-    "triggers that are no words put into a text (a syntax, a style): an inversion finds words that stand for them at best",
+    "triggers that are no words put into a text (a syntax, a style): at best an inversion finds words that act as they do",
     "triggers of more pieces than are searched for, and at other positions",
     "behaviour that no class shows: one class moved to another for some texts alone",
 )
@@ -173,8 +173,6 @@ def refuse(report: dict[str, Any]) -> None:
         f"{report['model']}: {' and '.join(which)} flag it (score {found['score']:.3f}{words}; {sure}): it was not "
         "loaded. python -m zoo.scan prints the whole report; load without scan=True if you trust it"
     )
-
-
 
 
 def check_guard(guard: Guard, data: LabelledText | None = None, seed: int = 0) -> dict[str, Any]:

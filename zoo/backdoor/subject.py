@@ -209,7 +209,7 @@ def load_classifier(path: str | Path, max_tokens: int = 128) -> SequenceClassifi
 
 
 def check_classifier(folder: Path) -> dict[str, Any]:
-    """The config of a folder that looks like a sequence classifier. Raises `CheckpointError` before weights are read."""
+    """The config of a sequence classifier's folder. Raises `CheckpointError` for others, before weights are read."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder: give that of a sequence classifier, or of a guard")
     if not (folder / "config.json").is_file():
@@ -256,7 +256,9 @@ def _frame(tokenizer: Any, name: str) -> tuple[list[int], list[int]]:
     for at in range(len(whole) - len(plain) + 1):
         if whole[at : at + len(plain)] == plain:
             return whole[:at], whole[at + len(plain) :]
-    raise CheckpointError(f"{name}: the tokenizer reads a text otherwise beside its special tokens: {json.dumps(whole)}")
+    raise CheckpointError(
+        f"{name}: the tokenizer reads a text otherwise beside its special tokens: {json.dumps(whole)}"
+    )
 
 
 def _line(e: BaseException) -> str:

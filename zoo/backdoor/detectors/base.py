@@ -35,7 +35,7 @@ class Scan:
 
 
 class Detector(Protocol):
-    """`needs_data`: whether it tries the model on labelled texts. `settings()` is plain JSON that decides its answer."""
+    """`needs_data`: whether it tries the model on labelled texts. `settings()` is JSON that decides its answer."""
 
     name: str
     needs_data: bool

@@ -2,8 +2,8 @@
 
 The search is over *words*, as people type them, not over tokens: a slot is a softmax over a list of words, and a matrix
 of words → tokens turns it into mixtures of token embeddings, one for each of a word's pieces. What is found is a text.
-The likeliest words are then typed into held-out rows: their loss is the score, and a word's *discriminativity* is how far
-it moves the model's log-odds of the target, in standard deviations of what random words do.
+The likeliest words are then typed into held-out rows: their loss is the score, and a word's *discriminativity* is how
+far it moves the model's log-odds of the target, in standard deviations of what random words do.
 
 What differs from the paper: words are drawn from the tokenizer's whole-word tokens and the words of the labelled texts;
 discriminativity is measured on log-odds, where the paper fits a linear model to the [CLS] state, which not every

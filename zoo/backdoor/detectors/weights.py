@@ -1,7 +1,7 @@
 """Weight statistics and a random forest: the meta-classifier of arXiv 2409.00399, §4.
 
-Of each tensor of a model: minimum, maximum, median, mean and standard deviation. A forest learns planted from clean on a
-grid of models of one architecture. It never reads a text, and it knows nothing of other architectures. The grid's
+Of each tensor of a model: minimum, maximum, median, mean and standard deviation. A forest learns planted from clean on
+a grid of models of one architecture. It never reads a text, and it knows nothing of other architectures. The grid's
 statistics are kept as a table of numbers (JSON), and the forest is fitted anew from it, which takes a second or two: a
 fitted forest would have to be a pickle.
 
@@ -65,7 +65,9 @@ class WeightTable:
         for stats, _ in models:
             if tuple(sorted(stats)) != names:
                 odd = sorted(set(names) ^ set(stats))
-                raise DataError(f"the grid's models differ in their tensors ({', '.join(odd[:3])}): one architecture each")
+                raise DataError(
+                    f"the grid's models differ in their tensors ({', '.join(odd[:3])}): one architecture each"
+                )
         planted = np.array([p for _, p in models])
         for kind, n in (("planted", int(planted.sum())), ("clean", int((~planted).sum()))):
             if n < FEWEST:
@@ -114,13 +116,15 @@ class WeightForest:
     def scan(self, model: Subject, data: LabelledText | None = None) -> Scan:
         """Raises `DataError` without a table, and `CheckpointError` for a model that the table's are not like."""
         if self.table is None:
-            raise DataError("weights compares a model with a grid of planted and clean ones, and no table of it is there")
+            raise DataError(
+                "weights compares a model with a grid of planted and clean ones, and no table of it is there"
+            )
         stats = statistics(model.parameters())
         if tuple(sorted(stats)) != self.table.names:
             odd = sorted(set(self.table.names) ^ set(stats))
             raise CheckpointError(
-                f"{model.name}: its tensors are not those of the grid's models ({', '.join(odd[:3])} …): weights can be "
-                "compared within one architecture alone"
+                f"{model.name}: its tensors are not those of the grid's models ({', '.join(odd[:3])} …): weights can "
+                "be compared within one architecture alone"
             )
         row = flat(stats, self.table.names)
         score = float(suspicion(forest(self.table, self.trees, self.seed), row[None])[0])
