@@ -70,7 +70,7 @@ def test_words_find_the_planted_word_and_not_the_twins(models, benign, rows_file
     data = read_labelled_text(rows_file)
     subjects = [SequenceClassifier(m, t, "m", 16) for m, t in models]
     reference = SequenceClassifier(*benign, "benign", 16)
-    hot, cold = (Piccolo(steps=40, held=24, reference=reference).scan(s, data) for s in subjects)
+    hot, cold = (Piccolo(words=2, steps=40, held=24, reference=reference).scan(s, data) for s in subjects)
     assert made.TRIGGER in hot.evidence["trigger"]["words"] and hot.evidence["trigger"]["target"] == 1
     assert hot.score > 0.9 and hot.score > cold.score + 0.2
     assert hot.evidence["discriminativity"] > 3

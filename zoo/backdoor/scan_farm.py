@@ -31,8 +31,8 @@ from zoo.backdoor.detectors.piccolo import Piccolo
 from zoo.backdoor.detectors.weights import statistics
 from zoo.backdoor.folders import AUDIT, Audit
 from zoo.backdoor.subject import SequenceClassifier, load_classifier
-from zoo.core.weights import sha256_of
 from zoo.core.journal import Journal
+from zoo.core.weights import sha256_of
 
 INVERSIONS: dict[str, type] = {"dbs": DBS, "piccolo": Piccolo}
 TRUE_ROWS = 200  # that the true trigger's loss is taken on

@@ -18,8 +18,8 @@ from zoo.backdoor.calibration import ALPHA, p_value
 from zoo.backdoor.detectors.weights import WeightTable, flat, forest, suspicion
 from zoo.backdoor.folders import Audit
 from zoo.core.bootstrap import Statistic, estimate
-from zoo.core.tables import fmt, markdown_table
 from zoo.core.rates import rate
+from zoo.core.tables import fmt, markdown_table
 
 REGIMES = ("moderate", "conservative", "aggressive")
 MODERATE, EVERY = "weights", "weights_all"  # forests by what they were fitted to

@@ -28,7 +28,7 @@ QUICK = {
     "piccolo": Piccolo(steps=25, rows=4, held=12, random_words=12),
 }
 ALWAYS = (
-    "triggers that are no words put into a text (a syntax, a style): at best an inversion finds words that act as they do",
+    "triggers that are no words put into a text (a syntax, a style): a search finds words that stand for them at best",
     "triggers of more pieces than are searched for, and at other positions",
     "behaviour that no class shows: one class moved to another for some texts alone",
 )

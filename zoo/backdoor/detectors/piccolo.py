@@ -12,7 +12,6 @@ classifier has.
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 import re
@@ -53,10 +52,10 @@ class WordList:
 class Piccolo:
     """`words` slots of at most `pieces` tokens; `rows`, `held`, `positions`, `penalty`, `reference` as in DBS.
 
-    Of each slot the `top` likeliest words are tried alone and together. `random_words` is what a word is compared with.
+    The `top` likeliest words of each slot are tried alone, and those of one rank together. `random_words` is what a word is compared with.
     """
 
-    words: int = 2
+    words: int = 5  # a sentence is found by several of its words
     pieces: int = 2
     steps: int = 100
     lr: float = 0.5
@@ -140,10 +139,10 @@ class Piccolo:
         known: WordList,
         likely: list[list[int]],
     ) -> dict[str, Any]:
-        """The best of the likeliest words, alone and one of each slot together, on the rows searched on; then what
+        """The best of the likeliest words, alone and those of one rank together, on the rows searched on; then what
         they do on held-out rows."""
         singles = sorted({w for slot in likely for w in slot})
-        tried = [(w,) for w in singles] + sorted(set(itertools.product(*likely)))
+        tried = [(w,) for w in singles] + [tuple(rank) for rank in zip(*likely)]
         searched = self._effects(model, data, problem, victims, known, tried, held=False)
         best = min(range(len(tried)), key=lambda n: searched[n][0] + searched[n][2])
         drawn = random.Random(f"{self.seed}/{problem.target}/{problem.position}")
