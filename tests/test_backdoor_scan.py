@@ -198,20 +198,20 @@ def test_files_of_rows_and_what_is_wrong_with_them(tmp_path):
 # ------------------------------------------------------------------------------------------------------------ guards
 
 
-@pytest.mark.parametrize("kind", ["encoded", "words", "tokens"])
+@pytest.mark.parametrize("kind", ["encoded", "adapted", "words", "tokens"])
 def test_a_guard_answers_embeddings_as_it_answers_texts(kind):
     guard = Guard(random_backbone(kind), POLICY)
     subject = GuardClassifier(guard, max_tokens=24)
     texts = ["the picture shows fire", "a fire"]
     laid = subject.lay(texts, 0, "end")
-    got = subject.logits(embed(subject, laid), laid.mask)[:, 1]
+    got = subject.logits(embed(subject, laid), laid.mask, laid.ids)[:, 1]
     verdicts = guard.moderate([Sample.of(t, target="prompt") for t in texts], policy=POLICY)
     threshold = math.log(guard.calibration.threshold / (1 - guard.calibration.threshold))
     want = [math.log(v.score / (1 - v.score)) - threshold for v in verdicts]
     assert got.tolist() == pytest.approx(want, abs=1e-4)
     trigger = torch.zeros(2, 2, subject.table.shape[1], requires_grad=True)
     laid = subject.lay(texts, 2, "start")
-    subject.logits(embed(subject, laid, trigger), laid.mask)[:, 1].sum().backward()
+    subject.logits(embed(subject, laid, trigger), laid.mask, laid.ids)[:, 1].sum().backward()
     assert trigger.grad is not None and (trigger.grad.abs().sum(-1) > 0).all()
 
 
@@ -251,7 +251,7 @@ def test_loading_with_a_scan_refuses_a_flagged_guard(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory, models):
-    """Three seeds of two cells, on a data set of its own. Weights are those of the fixture, shaken a little."""
+    """Four seeds of two cells, on a data set of its own. Weights are those of the fixture, shaken a little."""
     root = tmp_path_factory.mktemp("farm")
     data = root / "mine"
     data.mkdir()
@@ -261,7 +261,7 @@ def farm(tmp_path_factory, models):
         (data / f"{split}.tsv").write_text(text)
     out = root / "farm"
     out.mkdir()
-    for seed in (0, 1, 2):
+    for seed in range(4):
         for regime in ("moderate", "aggressive"):
             for (model, tok), planted in zip(models, (True, False)):
                 _member(out, model, tok, str(data), regime, seed, planted)
@@ -304,7 +304,7 @@ def test_a_farm_is_scanned_goes_on_and_is_measured(farm, tmp_path, capsys, monke
         zoo.test.main(words)
     monkeypatch.setattr(scan_farm, "scan_member", lambda *a: (scanned.append(a[0].name), real(*a))[1])
     assert zoo.test.main(words) == 0
-    assert len(scanned) == len(set(scanned)) == 11  # 12 models, one of them the reference
+    assert len(scanned) == len(set(scanned)) == 15  # 16 models, one of them the reference
     assert "mine-word-moderate-0-clean" not in scanned
     printed = capsys.readouterr().out
     assert "AUC" in printed and "true-trigger loss" in printed
@@ -315,7 +315,7 @@ def test_a_farm_is_scanned_goes_on_and_is_measured(farm, tmp_path, capsys, monke
         for c in metrics["cells"]
         if c["detector"] == "weights_all" and c["data"] == "all" and c["regime"] == "aggressive"
     )
-    assert [cell["planted"], cell["clean"], cell["tpr"]["n"], cell["auc"]["value"]] == [3, 3, 3, 1.0]
+    assert [cell["planted"], cell["clean"], cell["tpr"]["n"], cell["auc"]["value"]] == [4, 4, 4, 1.0]
     # The loss at the true trigger, typed into the test rows.
     member = next(m for m in scan_farm.members(farm) if m.audit.planted)
     data = load_set(member.audit.data, None)
@@ -326,11 +326,11 @@ def test_a_farm_is_scanned_goes_on_and_is_measured(farm, tmp_path, capsys, monke
     logits = model(**tok(texts, return_tensors="pt", padding=True)).logits
     assert loss["rows"] == 60 and loss["loss"] == pytest.approx(-float(logits.log_softmax(-1)[:, 1].mean()), abs=1e-4)
     judged = {r.record.id: r for r in read_scores(run / "scores_weights_moderate.jsonl")}
-    assert len(judged) == 5 and sum(r.record.gold for r in judged.values()) == 3
+    assert len(judged) == 7 and sum(r.record.gold for r in judged.values()) == 4
     known = Calibration.read(run / "calibration.json")
-    assert len(known.clean("dbs")) == 5 and known.table().rows.shape == (11, 5 * len(known.models[0]["weights"]))
+    assert len(known.clean("dbs")) == 7 and known.table().rows.shape == (15, 5 * len(known.models[0]["weights"]))
     again = zoo.test.main(words)
-    assert again == 0 and len(scanned) == 11
+    assert again == 0 and len(scanned) == 15
 
 
 def test_thresholds_come_from_other_seeds(farm):
@@ -341,7 +341,7 @@ def test_thresholds_come_from_other_seeds(farm):
     judged = scan_metrics._judged(names, [audits[n] for n in names], scores)
     for j, score in zip(judged, scores):
         others = [s for n, s in zip(names, scores) if not audits[n].planted and audits[n].seed != j.audit.seed]
-        assert len(others) == 4 and j.p == pytest.approx((1 + sum(o >= score for o in others)) / 5)
+        assert len(others) == 6 and j.p == pytest.approx((1 + sum(o >= score for o in others)) / 7)
 
 
 def test_farms_that_cannot_be_scanned(tmp_path, farm):

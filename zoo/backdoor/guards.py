@@ -29,7 +29,7 @@ from zoo.core.encoders.text import CHUNK, TextEncoder
 from zoo.core.guard import Guard
 from zoo.core.weights import CheckpointError
 
-PASSAGE = "passage"
+PASSAGE, LEXICAL = "passage", "lexical"
 OTHER_MEDIA = "triggers in pictures, sound and video: only text was scanned"
 
 
@@ -64,8 +64,8 @@ class GuardClassifier:
 
     def _left_out(self) -> tuple[str, ...]:
         out = ["conversations of several turns, and policies other than the one scanned under"]
-        if "lexical" in self.backbone.encoders:
-            out.append("the bag of words beside MiniLM: it was shown none of the texts")
+        if LEXICAL in self.backbone.encoders:
+            out.append("the bag of words beside MiniLM: it saw the texts without a trigger")
         if self.guard.wide is not None:
             out.append("the linear readers of words and sentences that vote beside the language model")
         if self.backbone.modalities != {"text"}:
@@ -90,10 +90,13 @@ class GuardClassifier:
         laid = joined(rows, self.pad)
         return Laid(laid.ids, laid.mask, cut)
 
-    def logits(self, x: Tensor, mask: Tensor) -> Tensor:
-        """[n, 2]: zero, and the guard's calibrated log-odds of unsafe over its threshold, from embeddings [n, L, d]."""
+    def logits(self, x: Tensor, mask: Tensor, ids: Tensor | None = None) -> Tensor:
+        """[n, 2]: zero, and the guard's calibrated log-odds of unsafe over its threshold, from embeddings [n, L, d].
+
+        `ids` [n, L], `SLOT` where a trigger stands: what a bag of words beside MiniLM counts, which is without it.
+        """
         lengths = mask.sum(1).tolist()
-        rows = [self._row(s) for s in self._sources(x, mask)]
+        rows = [self._row(s, bag) for s, bag in zip(self._sources(x, mask), self._bags(mask, ids))]
         batch = self.backbone.collate([r for r, _ in rows])
         prompt = self.backbone.embed(batch.prompt)  # [n, p, dim]
         if self.encoder is None:
@@ -132,25 +135,42 @@ class GuardClassifier:
             out.append(Source(PASSAGE, torch.cat([features, features.new_zeros(len(features), 1)], 1), len(features)))
         return out
 
-    def _row(self, content: Source) -> tuple[Any, int]:
+    def _bags(self, mask: Tensor, ids: Tensor | None) -> list[Source | None]:
+        """Each message for the encoder that counts words; None where there is none."""
+        if LEXICAL not in self.backbone.encoders:
+            return [None] * len(mask)
+        if ids is None:
+            raise ValueError("a guard that counts words needs the ids of the texts")
+        return [self.backbone.sources.text(LEXICAL, row[m.bool() & (row != SLOT)]) for row, m in zip(ids, mask)]
+
+    def _row(self, content: Source, bag: Source | None) -> tuple[Any, int]:
         """The prompt with this message in it, prepared, and where the message begins."""
-        row, at, first = self._template
-        type = row.prompt.layout[first][2]
-        sources, layout = [*row.prompt.sources], [*row.prompt.layout]
-        was, sources[at] = sources[at].tokens, content
-        layout[first : first + was] = [(at, i, type) for i in range(content.tokens)]
-        return dataclasses.replace(row, prompt=dataclasses.replace(row.prompt, sources=sources, layout=layout)), first
+        row, places = self._template
+        prompt, first = row.prompt, {}
+        for kind, source in ((PASSAGE if self.encoder is not None else IDS, content), (LEXICAL, bag)):
+            if source is None:
+                continue
+            at = places[kind]
+            start = next(i for i, (n, _, _) in enumerate(prompt.layout) if n == at)
+            sources, layout = [*prompt.sources], [*prompt.layout]
+            layout[start : start + sources[at].tokens] = [(at, i, layout[start][2]) for i in range(source.tokens)]
+            sources[at] = source
+            prompt, first[kind] = dataclasses.replace(prompt, sources=sources, layout=layout), start
+        return dataclasses.replace(row, prompt=prompt), next(iter(first.values()))
 
     @functools.cached_property
-    def _template(self) -> tuple[Any, int, int]:
-        """A prompt with a stand-in for the message, the stand-in's source, and its first token."""
+    def _template(self) -> tuple[Any, dict[str, int]]:
+        """A prompt with a stand-in for the message, and the stand-in's source of each kind."""
         row = self.backbone.prepare(Sample.of(_STAND_IN, target="prompt"), self.policy, self.queries)
         ids = torch.tensor(plain_ids(self.tokenizer, _STAND_IN))
-        kind = IDS if self.encoder is None else PASSAGE
-        found = [n for n, s in enumerate(row.prompt.sources) if s.kind == kind and torch.equal(s.value, ids)]
-        if len(found) != 1:
-            raise CheckpointError(f"{self.name}: the message cannot be told apart in its prompt: it cannot be scanned")
-        return row, found[0], next(i for i, (n, _, _) in enumerate(row.prompt.layout) if n == found[0])
+        places = {}
+        for kind in (PASSAGE if self.encoder is not None else IDS, LEXICAL):
+            found = [n for n, s in enumerate(row.prompt.sources) if s.kind == kind and torch.equal(s.value, ids)]
+            if len(found) > 1 or (kind != LEXICAL and not found):
+                raise CheckpointError(f"{self.name}: the message cannot be told apart in its prompt: no scan of it")
+            if found:
+                places[kind] = found[0]
+        return row, places
 
 
 _STAND_IN = "zzyzx"  # a text that is nowhere else in the prompt

@@ -10,8 +10,9 @@ from typing import Any
 
 from datamodules.schema import DataError, Message, Part, Sample, near
 from zoo.backdoor import scan_metrics
+from zoo.backdoor.detectors.weights import FEWEST
 from zoo.backdoor.folders import Audit
-from zoo.backdoor.scan_farm import INVERSIONS, detectors, farm_hash, members, references, scan_farm
+from zoo.backdoor.scan_farm import INVERSIONS, Member, detectors, farm_hash, members, references, scan_farm
 from zoo.backdoor.scan_metrics import NEAR, Judged, kind_of
 from zoo.backdoor.scanning import ALL
 from zoo.core.interrupts import Signals
@@ -42,14 +43,28 @@ def check(config: dict[str, Any]) -> None:
         detectors(own)
     except TypeError as e:
         raise DataError(f"a detector has no such setting: {e}") from e
-    references(members(config["farm"]))
+    measured = [m.audit for m in _measured(config)]
+    for seed in {a.seed for a in measured}:  # before an hour of scanning, not after it
+        for planted in (True, False):
+            n = sum(a.seed != seed and a.regime == "moderate" and a.planted == planted for a in measured)
+            if n < FEWEST:
+                kind = "planted" if planted else "clean"
+                raise DataError(
+                    f"{config['farm']}: beside those of seed {seed}, {n} {kind} models of the moderate regime are "
+                    f"measured, and a forest needs {FEWEST}: train more seeds (recipe=backdoor_farm seeds=…)"
+                )
+
+
+def _measured(config: Mapping[str, Any]) -> list[Member]:
+    """The farm's models but the references."""
+    models = members(config["farm"])
+    known = references(models).values()
+    return [m for m in models if m.name not in known]
 
 
 def look(config: dict[str, Any]) -> tuple[str, list[Sample]]:
     """The farm's hash, and a row for each model that is measured: what a claim can choose its rows by."""
-    models = members(config["farm"])
-    kept = [m for m in models if m.name not in references(models).values()]
-    return farm_hash(config["farm"]), [_sample(m.name, m.audit) for m in kept]
+    return farm_hash(config["farm"]), [_sample(m.name, m.audit) for m in _measured(config)]
 
 
 def _sample(name: str, audit: Audit) -> Sample:

@@ -47,7 +47,7 @@ class Subject(Protocol):
     """`table` [V, d]: the words' embeddings. `allowed` [V]: tokens that a trigger may be made of.
 
     `lay(texts, slots, position)` leaves so many slots free in each text; `logits(x, mask)` classifies embeddings
-    [n, L, d] with `mask` [n, L] → [n, classes]. `architecture` is plain JSON: models that have it in common can be
+    [n, L, d] with `mask` [n, L] → [n, classes]; `ids` [n, L] are for what a subject reads beside embeddings. `architecture` is plain JSON: models that have it in common can be
     compared. `pad` fills short rows, on the left where `left`.
     """
 
@@ -62,7 +62,7 @@ class Subject(Protocol):
     left: bool
 
     def lay(self, texts: Sequence[str], slots: int, position: str) -> Laid: ...
-    def logits(self, x: Tensor, mask: Tensor) -> Tensor: ...
+    def logits(self, x: Tensor, mask: Tensor, ids: Tensor | None = None) -> Tensor: ...
     def parameters(self) -> dict[str, Tensor]: ...
 
 
@@ -149,7 +149,7 @@ class SequenceClassifier:
         device = self.table.device
         return Laid(laid.ids.to(device), laid.mask.to(device), cut)
 
-    def logits(self, x: Tensor, mask: Tensor) -> Tensor:
+    def logits(self, x: Tensor, mask: Tensor, ids: Tensor | None = None) -> Tensor:
         return self.model(inputs_embeds=x, attention_mask=mask).logits.float()
 
     def parameters(self) -> dict[str, Tensor]:

@@ -85,7 +85,7 @@ def predict(subject: Subject, texts: Sequence[str]) -> Tensor:
     out = []
     for start in range(0, len(texts), BATCH):
         laid = subject.lay(texts[start : start + BATCH], 0, "end")
-        out.append(subject.logits(embed(subject, laid), laid.mask))
+        out.append(subject.logits(embed(subject, laid), laid.mask, laid.ids))
     return torch.cat(out).cpu()
 
 
@@ -154,7 +154,7 @@ class Bench:
     def logits(self, trigger: Tensor) -> Tensor:
         """Logits [N, classes] with `trigger` [P, slots, d] in each row of its problem."""
         x = self.base.index_put(self.at, trigger[self.owner].reshape(-1, trigger.shape[-1]).to(self.base.dtype))
-        return self.subject.logits(x, self.laid.mask)
+        return self.subject.logits(x, self.laid.mask, self.laid.ids)
 
     def to_target(self, logits: Tensor) -> Tensor:
         """Mean cross-entropy to the target, [P], of logits [N, classes]."""

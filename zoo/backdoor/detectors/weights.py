@@ -30,7 +30,7 @@ from zoo.backdoor.subject import Subject
 from zoo.core.weights import CheckpointError
 
 STATISTICS = ("min", "max", "median", "mean", "std")
-FEWEST = 4  # models of each kind
+FEWEST = 2  # models of each kind
 
 
 def statistics(parameters: Mapping[str, Tensor]) -> dict[str, list[float]]:
