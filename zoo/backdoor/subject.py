@@ -46,9 +46,10 @@ class Laid:
 class Subject(Protocol):
     """`table` [V, d]: the words' embeddings. `allowed` [V]: tokens that a trigger may be made of.
 
-    `lay(texts, slots, position)` leaves so many slots free in each text; `logits(x, mask)` classifies embeddings
-    [n, L, d] with `mask` [n, L] → [n, classes]; `ids` [n, L] are for what a subject reads beside embeddings. `architecture` is plain JSON: models that have it in common can be
-    compared. `pad` fills short rows, on the left where `left`.
+    `lay(texts, slots, position)` leaves so many slots free in each text; `logits(x, mask, ids)` classifies embeddings
+    [n, L, d] with `mask` [n, L] → [n, classes]; `ids` [n, L] are for what a subject reads beside embeddings.
+    `architecture` is plain JSON: models that have it in common can be compared. `pad` fills short rows, on the left
+    where `left`.
     """
 
     name: str

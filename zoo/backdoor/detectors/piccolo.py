@@ -52,8 +52,8 @@ class WordList:
 class Piccolo:
     """`words` slots of at most `pieces` tokens; `rows`, `held`, `positions`, `penalty`, `reference` as in DBS.
 
-    The `top` likeliest words of each slot are tried alone, and those of one rank together. `random_words` is what a word
-    is compared with.
+    The `top` likeliest words of each slot are tried alone, and those of one rank together. `random_words` is what a
+    word is compared with.
     """
 
     words: int = 5  # a sentence is found by several of its words
