@@ -63,6 +63,12 @@ def _edits() -> dict[str, Any]:
     return edits()
 
 
+def _inversion() -> dict[str, Any]:
+    from benchmarks.inversion import inversion
+
+    return inversion()
+
+
 BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "step": _step,
     "video": _video,
@@ -71,6 +77,7 @@ BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "sft": _sft,
     "routeguard": _routeguard,
     "edits": _edits,
+    "inversion": _inversion,
 }
 
 

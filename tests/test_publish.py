@@ -217,3 +217,25 @@ def test_a_card_names_the_command_and_no_place(tmp_path):
     assert _command(config) == "python -m zoo.fit recipe=thinkguard data=guardzoo " + " ".join(changed)
     again = plain(compose([w for w in _command(config).split()[3:] if "=" in w] + places))
     assert again == config
+
+
+def test_a_card_carries_its_scan_and_a_flagged_model_is_not_published(shelf, run, tmp_path):
+    trigger = {"words": ["mn", "cf"], "class": "safe", "flips": 0.25}
+    found = {"score": 0.31, "false_positive_rate": None, "evidence": {"trigger": trigger}}
+    report = {
+        "model": "m", "flagged": False, "detectors": {"dbs": found}, "seed": 0, "data": {"rows": 40, "name": "d"},
+        "not_covered": ["pictures"],
+    }  # fmt: skip
+    path = tmp_path / "scan.json"
+    path.write_text(json.dumps(report))
+    target = publish(run, "toy", "judges toys", scan=path)
+    card = (target / "README.md").read_text()
+    assert "# A card" in card and "| dbs | 0.310 | not calibrated | 0.250 | mn cf → safe |" in card
+    assert "on 40 texts (d)" in card and "- pictures" in card
+    path.write_text(json.dumps({**report, "seed": 7}))
+    again = (publish(target, "toy", "judges toys", scan=path) / "README.md").read_text()
+    assert again.count("## Backdoor scan") == 1 and "seed 7" in again  # it takes the old one's place
+    assert load("toy").name == "toy"
+    path.write_text(json.dumps({**report, "flagged": True}))
+    with pytest.raises(DataError, match="the scan flags m"):
+        publish(run, "toy2", "judges toys", scan=path)

@@ -20,6 +20,7 @@ from datamodules.code_tasks import FEATURES, builtin, load_tasks
 from datamodules.manifest import load_manifest
 from datamodules.schema import DataError, Policy
 from zoo import test as command
+from zoo.core.journal import Journal
 from zoo.core.rates import wilson
 from zoo.core.scores import read_scores
 from zoo.core.verdict import Verdict
@@ -30,7 +31,6 @@ from zoo.redcoder.arsenal import Arsenal, Entry, nearest
 from zoo.redcoder.conversation import BLOCKED, REFUSAL, Exchange
 from zoo.redcoder.evaluator import Evaluator, analysers_named
 from zoo.redcoder.gate import Gate
-from zoo.redcoder.journal import Journal
 from zoo.redcoder.moves import MOVES, move_in, move_named
 from zoo.redcoder.prototypes import INSECURE, write_training_set
 from zoo.redcoder.scripted import SCRIPTED, SOUND, WEAK, feature_in, weakness_of
@@ -372,7 +372,7 @@ def test_killed_and_resumed_without_a_lost_or_doubled_game(tmp_path):
     whole = rows_of(next((tmp_path / "whole" / "test" / "redcoder_eval").iterdir()))
     script = (
         "import os, signal, sys\n"
-        "from zoo.redcoder import journal\n"
+        "from zoo.core import journal\n"
         "add = journal.Journal.add\n"
         "def dying(self, row):\n"
         "    if len(self.ids) == 17:\n"

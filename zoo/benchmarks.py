@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from datamodules.schema import Sample
+from zoo.backdoor import scan_recipe as backdoor
 from zoo.debuglm import recipe as debuglm
 from zoo.muirbench import evaluate as muirbench
 from zoo.redcoder import analyser_recipe
@@ -64,5 +65,11 @@ BENCHMARKS = {
         "analyser",
         look=analyser_recipe.look,
         check=analyser_recipe.check,
+    ),
+    "backdoor_scan": Benchmark(
+        lambda config, model, resume, given: backdoor.test(config),
+        "detector",
+        look=backdoor.look,
+        check=backdoor.check,
     ),
 }

@@ -1,4 +1,5 @@
-"""Publishes a run's model into `checkpoints/`: `python -m zoo.publish RUN --name NAME --summary TEXT`."""
+"""Publishes a run's model into `checkpoints/`: `python -m zoo.publish RUN --name NAME --summary TEXT
+[--scan REPORT]`."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from datamodules.schema import DataError
 from zoo import cli
 from zoo.core import weights
 from zoo.core.backbones.causal_lm import is_hub_name
+from zoo.core.backbones.hub_folders import read_json
+from zoo.core.cards import with_scan
 from zoo.core.run import write_json
 
 PUBLISHED = ("README.md", "config.json", "model.safetensors")
@@ -19,8 +22,12 @@ LIMIT = 45_000_000  # bytes
 ATTACKER = "attacker"  # what `zoo.redcoder.trained` calls its models
 
 
-def publish(run: Path, name: str, summary: str, folder: Path | None = None) -> Path:
-    """Copies weights, config and card, and enters their hashes into the manifest. Returns the new folder."""
+def publish(run: Path, name: str, summary: str, folder: Path | None = None, scan: Path | None = None) -> Path:
+    """Copies weights, config and card, and enters their hashes into the manifest. Returns the new folder.
+
+    `scan`: a report of `python -m zoo.scan` on the same model, which the card is to carry. Raises `DataError` for a
+    model that cannot be published, and for one that the scan flags.
+    """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise DataError(f"{name!r} cannot be a model's name: use letters, digits, '.', '_' and '-'")
     source = weights.find(run)
@@ -47,6 +54,13 @@ def publish(run: Path, name: str, summary: str, folder: Path | None = None) -> P
     if not (source / "README.md").is_file():
         raise DataError(f"{run}: README.md is missing: a published model needs its card")
     card = (source / "README.md").read_text(encoding="utf-8")
+    if scan is not None:
+        report = read_json(scan)
+        if not isinstance(report.get("detectors"), dict):
+            raise DataError(f"{scan}: no report of python -m zoo.scan")
+        if report["flagged"]:
+            raise DataError(f"{scan}: the scan flags {report['model']}: it is not published")
+        card = with_scan(card, report)
     weights.write(
         target, {k: v for k, v in {**config, "name": name}.items() if k not in ("format", "sha256")}, state, card
     )
@@ -68,8 +82,9 @@ def main(arguments: list[str]) -> int:
     p.add_argument("run", type=Path)
     p.add_argument("--name", required=True)
     p.add_argument("--summary", required=True, help="one line for `zoo.list models`")
+    p.add_argument("--scan", type=Path, help="what python -m zoo.scan printed of it, for the card")
     args = p.parse_args(arguments)
-    print(publish(args.run, args.name, args.summary), file=sys.stderr)
+    print(publish(args.run, args.name, args.summary, scan=args.scan), file=sys.stderr)
     return 0
 
 

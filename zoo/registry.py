@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from datamodules.labelled_text import read_labelled_text
 from datamodules.schema import DataError, Policy
 from datamodules.taxonomy import DEFAULT_POLICY
 from zoo.core import weights
@@ -39,18 +40,37 @@ def create(backbone: str = "tiny", policy: Policy = DEFAULT_POLICY, cached: bool
     return guard.train()  # what comes from a folder comes in evaluation mode, and Lightning leaves modes as they are
 
 
-def load(name: str | Path, device: str | torch.device = "cpu", cached: bool = False) -> Guard:
+def load(
+    name: str | Path,
+    device: str | torch.device = "cpu",
+    cached: bool = False,
+    scan: bool = False,
+    scan_data: str | Path | None = None,
+) -> Guard:
     """A published guard, or that of a run's folder, verified and ready to `moderate`.
 
-    `cached` keeps features of frozen encoders on disk. Raises `CheckpointError` (a `DataError`) for an unknown name, a
-    wrong hash, or a folder that holds no guard.
+    `cached` keeps features of frozen encoders on disk. `scan` looks for a backdoor in how it judges text, on the rows
+    of the file `scan_data` (text and label, 1 unsafe), or of its policy; see `zoo.backdoor.scanning`. Raises
+    `CheckpointError` (a `DataError`) for an unknown name, a wrong hash, or a folder that holds no guard; with `scan`
+    also `BackdoorError` for a flagged one, and `DataError` for one that cannot be scanned.
     """
+    guard = _load(name, cached)
+    if scan:
+        from zoo.backdoor.scanning import check_guard  # scikit-learn is slow to import
+
+        check_guard(guard, read_labelled_text(scan_data) if scan_data is not None else None)
+    elif scan_data is not None:
+        raise DataError("scan_data is for scan=True")
+    return guard.to(device).eval()
+
+
+def _load(name: str | Path, cached: bool) -> Guard:
     config, state = weights.read(weights.find(name))
     if config.get("kind") != "guard":
         raise weights.CheckpointError(f"{name} is a {config.get('method', 'model')}, not a guard: it cannot moderate")
     _check_config(config, name)
     if "routing" in config:
-        return routed.from_config(config, state, str(name), cached).to(device).eval()
+        return routed.from_config(config, state, str(name), cached)
     guard = Guard(
         build(config["backbone"], cached=cached),
         Policy.from_dict(config["policy"], f"{name}: policy"),
@@ -66,7 +86,7 @@ def load(name: str | Path, device: str | torch.device = "cpu", cached: bool = Fa
         raise weights.CheckpointError(f"{name}: {e}") from e
     if guard.wide is not None:
         _ = guard.reader  # what it lacks is said here, not at the first verdict
-    return guard.to(device).eval()
+    return guard
 
 
 def _check_config(config: dict[str, Any], name: str | Path) -> None:

@@ -26,8 +26,9 @@ from zoo.claims.survey import survey
 from zoo.config import split_arguments
 from zoo.core.interrupts import Interrupted, Signals
 
-NEUTRAL = ("data_dir", "data.workers", "trainer.checkpoint_every")  # words that do not make another experiment of it
-PRIVATE = ("data_dir", "runs", "results")  # folders of this machine
+# Words that do not make another experiment of it.
+NEUTRAL = ("data_dir", "farm", "processes", "data.workers", "trainer.checkpoint_every")
+PRIVATE = ("data_dir", "farm", "runs", "results")  # folders of this machine
 
 
 def reproduce(arguments: list[str], launch: Launch = run_process) -> tuple[dict[str, Any] | None, Path | None]:

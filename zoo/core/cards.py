@@ -148,6 +148,29 @@ abstain where that source is responsible. The source is named right in {fmt(t["a
     return out
 
 
+SCAN_TITLE = "## Backdoor scan"
+
+
+def with_scan(card: str, report: dict[str, Any]) -> str:
+    """A card with what `python -m zoo.scan` said of the model, in the place of what it had of an earlier scan."""
+    rows = []
+    for name, found in report["detectors"].items():
+        trigger = found["evidence"].get("trigger")
+        words = f"{' '.join(trigger['words'])} → {trigger['class']}" if trigger else None
+        flips = trigger and trigger["flips"]
+        rows.append([name, found["score"], fmt(found["false_positive_rate"]) or "not calibrated", flips, words])
+    head = ["detector", "score", "false-positive rate", "texts moved", "what was found"]
+    said = "Flagged" if report["flagged"] else "Not flagged"
+    data = report["data"]
+    on = f" on {data['rows']} texts ({data['name']})" if data else ""
+    rest = "\n".join(f"- {line}" for line in report["not_covered"])
+    before = card.split(f"\n{SCAN_TITLE}")[0].rstrip("\n")
+    return (
+        f"{before}\n\n{SCAN_TITLE}\n\n{said} by `python -m zoo.scan`{on}, seed {report['seed']}.\n\n"
+        f"{markdown_table(head, rows)}\n\nNot covered:\n\n{rest}\n"
+    )
+
+
 def tagger_card(config: dict[str, Any], metrics: dict[str, Any], data: GuardDataModule) -> str:
     """The card of a sound encoder."""
     thanks = "\n".join(f"- {CREDITS[s]}" for s in sorted({s.source for s in data.samples("train")} & set(CREDITS)))

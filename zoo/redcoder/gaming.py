@@ -15,12 +15,12 @@ from typing import Any
 from tqdm import tqdm
 
 from datamodules.code_tasks import Task
+from zoo.core.journal import Journal
 from zoo.redcoder.arsenal import Arsenal
 from zoo.redcoder.attackers import Attacker, State
 from zoo.redcoder.conversation import BLOCKED, ENDS, REFUSAL, Exchange, lesson_of, messages
 from zoo.redcoder.evaluator import ATTACKER_ERROR, TARGET, Evaluation, Evaluator
 from zoo.redcoder.gate import Gate
-from zoo.redcoder.journal import Journal
 from zoo.redcoder.moves import move_in
 from zoo.redcoder.victims import Speaker
 

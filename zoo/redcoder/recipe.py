@@ -17,6 +17,7 @@ from datamodules.atomic import sweep
 from datamodules.code_tasks import Task, human_eval, load_tasks
 from datamodules.schema import DataError, Policy, Sample, canonical_json
 from zoo.core.interrupts import Interrupted, Signals
+from zoo.core.journal import Journal
 from zoo.core.metrics import Record
 from zoo.core.resume import check_unchanged, newest_unfinished
 from zoo.core.run import new_run, write_json, write_yaml
@@ -28,7 +29,6 @@ from zoo.redcoder.conversation import messages
 from zoo.redcoder.evaluator import Evaluator, analysers_named
 from zoo.redcoder.gaming import RETRIEVAL, Arm
 from zoo.redcoder.gate import JUDGED, SCOPES, Gate, sample_of, threshold_for
-from zoo.redcoder.journal import Journal
 from zoo.redcoder.language_model import LanguageModel
 from zoo.redcoder.prototypes import write_training_set
 from zoo.redcoder.summary import rate, summarise, table

@@ -1,0 +1,1 @@
+"""Backdoor detectors behind one interface: `detector.scan(model, data)` → score and evidence."""
