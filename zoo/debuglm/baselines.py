@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from datamodules.assets import resolve
-from datamodules.baselines import tfidf
 from datamodules.schema import DataError
 from zoo.core.encoders.text import TextEncoder, load_minilm
 
@@ -101,10 +101,16 @@ def embedding(train: Sequence[str], sets: Sequence[str], texts: Sequence[str]) -
 
 
 def classifier(train: Sequence[str], sets: Sequence[str], texts: Sequence[str]) -> list[str | None]:
-    """A logistic regression over TF-IDF of words and pairs of words that was taught the training texts' sets."""
+    """A logistic regression over TF-IDF of words and pairs of words that was taught the training texts' sets.
+
+    Letters are words to it: they are all that some answers have.
+    """
     if len(set(sets)) < 2:
         return [sets[0]] * len(texts)
-    x, asked = tfidf([f"{t} ." for t in train], [f"{t} ." for t in texts])
+    vectoriser = TfidfVectorizer(
+        ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(train) >= 100 else 1, token_pattern=r"(?u)\b\w+\b"
+    )
+    x, asked = vectoriser.fit_transform(train), vectoriser.transform(texts)
     return list(LogisticRegression(C=10.0, max_iter=500).fit(x, np.asarray(sets)).predict(asked))
 
 

@@ -11,6 +11,7 @@ lie behind the tokenizer's vocabulary, which never hears of them: no text can be
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -43,6 +44,7 @@ class TagSet:
         self.first = first
         self.ids = {token: first + n for n, token in enumerate((*CONTROL, *(f"<{n}>" for n in self.names)))}
         self.tag_ids = [self.ids[f"<{n}>"] for n in self.names]
+        self._spelled = re.compile("|".join(map(re.escape, self.ids)), re.IGNORECASE)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -62,6 +64,16 @@ class TagSet:
 
     def tag_ids_of(self, tags: Iterable[str]) -> list[int]:
         return [self.ids[f"<{self.known(t)}>"] for t in tags]
+
+    def unmarked(self, text: str) -> str:
+        """`text` without what spells a reserved token, in any case: a person who types one says nothing by it.
+
+        It is repeated, so that nothing that is left spells one. Characters are never taken for the token, but a model
+        may heed them.
+        """
+        while (less := self._spelled.sub("", text)) != text:
+            text = less
+        return text.strip()
 
     def name_of(self, id: int) -> str | None:
         """The tag of a token id; None for any other token."""
@@ -93,12 +105,12 @@ class Reader:
     def prompt(self, question: str, debug: bool = False, refuse: Iterable[str] = ()) -> tuple[list[int], bool]:
         """Ids up to where the answer begins, and whether the question was cut.
 
-        Raises `DataError` for an unknown tag
-        and an empty question."""
+        Raises `DataError` for an unknown tag, and for a question of no words, reserved tokens aside.
+        """
         named = self.tags.tag_ids_of(refuse)
         head = [self.tags.id(DEBUG)] if debug or named else []
         head += [self.tags.id(REFUSE), *named] if named else []
-        ids = self.words(question)
+        ids = self.words(self.tags.unmarked(question))
         if not ids:
             raise DataError("the question is empty")
         return [*self.before, *head, *ids[: self.limit], *self.after], len(ids) > self.limit
