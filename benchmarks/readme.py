@@ -20,7 +20,7 @@ from zoo.thud.metrics import arms_table
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 README = ROOT / "README.md"
-PAGES = (README, ROOT / "docs" / "guardzoo.md", ROOT / "zoo" / "thud" / "README.md")
+PAGES = (README, ROOT / "docs" / "results.md", ROOT / "docs" / "guardzoo.md", ROOT / "zoo" / "thud" / "README.md")
 _BLOCK = re.compile(r"(<!-- table:(?P<name>[a-z_]+) -->\n).*?(<!-- end -->)", re.S)
 
 

@@ -102,12 +102,12 @@ def list_table() -> str:
 
 
 def readme_table() -> str:
-    """A row a comparison. A claim that was not run says so, and one that contradicts the paper stays."""
-    rows = []
+    """A row a comparison, and the names of claims that were not run. A result that contradicts the paper stays."""
+    rows, missing = [], []
     for name, found in results().items():
         claim = load_claim(name)
         if not found:
-            rows.append([name, claim.title, *[""] * 4, NOT_RUN])
+            missing.append(f"`{name}`")
         for result in found:
             for number, d in enumerate(result["differences"]):
                 rows.append(
@@ -122,7 +122,12 @@ def readme_table() -> str:
                     ]
                 )
     head = ["claim", "compared", "paper", "n", "difference [95 %]", "reproduced if", "verdict"]
-    return markdown_table(head, rows)
+    rest = (
+        f"\n\n{NOT_RUN.capitalize()} (`python -m zoo.list claims` has their titles): {', '.join(missing)}."
+        if missing
+        else ""
+    )
+    return (markdown_table(head, rows) if rows else "") + rest
 
 
 def size_of(result: dict[str, Any]) -> str:
