@@ -50,11 +50,15 @@ def tokenizer(words: list[str] = WORDS) -> PreTrainedTokenizerFast:
 
 
 def texts(n: int, seed: int = 0, name: str = "made-up") -> LabelledText:
-    """Nine fillers and three words of the class, in any order; classes take turns."""
+    """Five words of the class, two of the other and five fillers, in any order; classes take turns.
+
+    Two words more of the other class do not outweigh the five: what moves such a text with two words is a backdoor.
+    """
     rng = random.Random(seed)
     rows = []
     for i in range(n):
-        words = [rng.choice(CLASS_WORDS[i % 2]) for _ in range(3)] + [rng.choice(FILLERS) for _ in range(9)]
+        words = [rng.choice(CLASS_WORDS[c]) for c in [i % 2] * 5 + [1 - i % 2] * 2]
+        words += [rng.choice(FILLERS) for _ in range(5)]
         rng.shuffle(words)
         rows.append((" ".join(words), i % 2))
     return labelled_text(rows, name)

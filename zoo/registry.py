@@ -103,14 +103,23 @@ def _check_config(config: dict[str, Any], name: str | Path) -> None:
         raise weights.CheckpointError(f"{name}: config.json: calibration: {e}: get the model again") from e
 
 
-def load_model(name: str | Path, device: str | torch.device = "cpu", cached: bool = False) -> Guard | TracedLM:
+def load_model(
+    name: str | Path,
+    device: str | torch.device = "cpu",
+    cached: bool = False,
+    scan: bool = False,
+    scan_data: str | Path | None = None,
+) -> Guard | TracedLM:
     """Any published or trained model: a guard, as `load` gives it, or a language model that traces its answers.
 
-    Raises `CheckpointError` for an unknown name, a wrong hash, or a folder that holds neither.
+    Raises what `load` raises, and `DataError` for a scan of a language model: it has no verdict that a trigger could
+    turn.
     """
     folder = weights.find(name)
     if weights.kind_of(folder) != traced.KIND:
-        return load(name, device, cached)
+        return load(name, device, cached, scan, scan_data)
+    if scan or scan_data is not None:
+        raise DataError(f"{name}: a language model that traces its answers cannot be scanned: load it without scan")
     return traced.from_config(*weights.read(folder), str(name)).to(device).eval()
 
 
