@@ -82,7 +82,16 @@ def random_backbone(kind: str = "encoded", cache=None, seed: int = 0, text_token
     torch.manual_seed(seed)
     if kind == "matcher":
         tokenizer = word_piece_tokenizer()
-        description = {"name": "test", "kind": kind, "width": 16, "layers": 1, "match": 24, "memory": 24, "noise": 0.0}
+        description = {
+            "name": "test",
+            "kind": kind,
+            "reads": 1,
+            "width": 16,
+            "layers": 1,
+            "match": 24,
+            "memory": 24,
+            "noise": 0.0,
+        }
         limits = ReadLimits(text_tokens, 64)
         return MatcherBackbone(random_bert(len(tokenizer), layers=2), tokenizer, description, limits).eval()
     if kind in ("words", "spelled"):

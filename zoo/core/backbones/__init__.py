@@ -54,7 +54,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "asks": "phrases",
         "noise": {"phrase": 0.1},
     },
-    "matcher": {"width": 96, "layers": 2, "match": 48, "memory": 128, "noise": 0.1},
+    "matcher": {"reads": 3, "width": 96, "layers": 2, "match": 48, "memory": 128, "noise": 0.1},
     "smollm2": {**causal_lm.SETTINGS, "audio": "audio-tiny"},
     "causal_lm": {"path": None, "revision": None, **causal_lm.SETTINGS},
     **dict.fromkeys(omni_source.HUB, native.DEFAULTS),
@@ -207,7 +207,10 @@ def _matcher(description: dict[str, Any], cache: FeatureCache | None) -> Matcher
     """Rules and steps, compared through MiniLM (frozen). What it reads is remembered in memory: nothing is cached."""
     bert, tokenizer = load_minilm(resolve("minilm"))
     description = _pinned(description, {"minilm": asset_hash("minilm")})
-    return MatcherBackbone(bert, tokenizer, description, _limits(description))
+    try:
+        return MatcherBackbone(bert, tokenizer, description, _limits(description))
+    except (TypeError, ValueError, AssertionError) as e:  # torch asserts that widths and heads fit
+        raise weights.CheckpointError(f"backbone matcher: {e}") from e
 
 
 def _language_model(description: dict[str, Any], bert: BertModel, answers: Any) -> LlamaForCausalLM:

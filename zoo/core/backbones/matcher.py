@@ -93,7 +93,7 @@ class MatcherBackbone(Backbone):
 
     def __init__(self, bert: BertModel, tokenizer: Any, description: dict[str, Any], limits: ReadLimits | None = None):
         super().__init__()
-        self.language = Language(bert, tokenizer)
+        self.language = Language(bert, tokenizer, description["reads"])
         table = bert.embeddings.word_embeddings.weight.detach()
         self.likeness = Likeness(WordVectors(table.float().cpu().numpy(), tokenizer))
         settings = {k: description[k] for k in ("width", "layers", "match", "memory", "noise")}

@@ -1,7 +1,7 @@
 """The language of a rule: states of a frozen MiniLM for each of its tokens, names and numbers taken out.
 
-The lower half of MiniLM is read: who does what to what is plainer there than in its last layers, which were trained to
-make one vector of a sentence; and it costs half.
+Only the lower layers of MiniLM are read: who does what to what is plainer there than in its last ones, which were
+trained to make one vector of a sentence; and each of them costs as much as all that is trained here.
 
 What is left of a rule without its names ('only press "x" after filling in "y"') is a sentence that comes again with
 other names: each is encoded once and remembered.
@@ -24,17 +24,21 @@ MEMO = 1 << 14  # sentences that are remembered
 
 
 class Language(nn.Module):
-    """`dim`: the width of its states, those of a middle layer beside the embeddings."""
+    """`layers` of the encoder are read; `dim` is the width of its states, those of the last one beside its embeddings.
 
-    def __init__(self, bert: BertModel, tokenizer: Any):
+    Raises `ValueError` for more layers than it has.
+    """
+
+    def __init__(self, bert: BertModel, tokenizer: Any, layers: int = 3):
         super().__init__()
-        half = max(1, len(bert.encoder.layer) // 2)
+        if not 0 <= layers <= len(bert.encoder.layer):
+            raise ValueError(f"reads={layers}: the text encoder has {len(bert.encoder.layer)} layers")
         self.bert = BertModel(bert.config, add_pooling_layer=False).eval().requires_grad_(False)
         self.bert.embeddings = bert.embeddings.requires_grad_(False)
-        self.bert.encoder.layer = bert.encoder.layer[:half].requires_grad_(False)
+        self.bert.encoder.layer = bert.encoder.layer[:layers].requires_grad_(False)
         self.ends = tokenizer.cls_token_id, tokenizer.sep_token_id
         self.tokenizer = tokenizer
-        self.dim = 2 * bert.config.hidden_size
+        self.dim = (2 if layers else 1) * bert.config.hidden_size
         self._words: dict[str, list[int]] = {}
         self._memo: dict[tuple[str, ...], Tensor] = {}
 
@@ -63,8 +67,10 @@ class Language(nn.Module):
         for i, row in enumerate(rows):
             ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
         with torch.autocast(device.type, enabled=False):
-            found = self.bert(ids.to(device), attention_mask=mask.to(device), output_hidden_states=True).hidden_states
-        hidden = torch.cat([found[0], found[-1]], -1).cpu()  # [b, t, dim]
+            found = [self.bert.embeddings(input_ids=ids.to(device))]
+            if len(self.bert.encoder.layer):
+                found.append(self.bert(ids.to(device), attention_mask=mask.to(device)).last_hidden_state)
+        hidden = torch.cat(found, -1).cpu()  # [b, t, dim]
         out = []
         for i, sentence in enumerate(pieces):
             lengths = torch.tensor([len(w) for w in sentence])
