@@ -91,6 +91,7 @@ def random_backbone(kind: str = "encoded", cache=None, seed: int = 0, text_token
             "match": 24,
             "memory": 24,
             "noise": 0.0,
+            "blur": 0.0,
         }
         limits = ReadLimits(text_tokens, 64)
         return MatcherBackbone(random_bert(len(tokenizer), layers=2), tokenizer, description, limits).eval()

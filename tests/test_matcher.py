@@ -127,17 +127,30 @@ def test_messages_are_events_with_the_fields_of_their_action():
 
 
 def test_likeness_by_hand(backbone):
-    like = backbone.likeness
-    same, within, around, mine, theirs, near = like.field("Delete project", "delete  PROJECT")
-    assert (same, within, around, mine, theirs) == (1, 1, 1, 1, 1) and near == pytest.approx(1, abs=1e-5)
-    assert like.field("delete", "Delete project")[:5] == (0, 1, 0, 1, 0.5)
-    assert like.field("Delete project", "project")[:5] == (0, 0, 1, 0.5, 1)
-    assert like.field("project delete", "delete project")[:3] == (0, 0, 0)
-    assert like.field("delete", "undeleted")[:5] == (0, 0, 0, 0, 0)
-    assert like.field("/", "/")[0] == 1 and like.field("/", "/a")[0] == 0
-    assert like.field("", "a") == like.field("a", "") == (0.0,) * 6
-    a, b = (like.vectors(w) for w in ("fire", "page"))
-    assert like.field("fire", "page")[5] == pytest.approx(float(a @ b), abs=1e-6)
+    def field(text, of):
+        return backbone.likeness.table([text, "x y"], ["other one", of])[0, 1].tolist()
+
+    assert field("Delete project", "delete  PROJECT") == pytest.approx([1] * 6, abs=1e-5)
+    assert field("delete", "Delete project")[:5] == [0, 1, 0, 1, 0.5]
+    assert field("Delete project", "project")[:5] == [0, 0, 1, 0.5, 1]
+    assert field("project delete", "delete project")[:5] == [0, 0, 0, 1, 1]
+    assert field("delete the project", "do delete the project now")[:3] == [0, 1, 0]
+    assert field("delete", "undeleted")[:5] == [0, 0, 0, 0, 0]
+    assert field("/", "/")[0] == 1 and field("/", "/a") == field("a", "/") == field("", "/") == [0] * 6
+    assert field("", "a") == [0] * 6 and not backbone.likeness.table(["a"], [])[0, 0].any()
+    a, b, c = (backbone.likeness.vectors(w) for w in ("fire", "page", "end"))
+    assert field("fire", "page end")[5] == pytest.approx(max(a @ b, a @ c), abs=1e-5)
+    assert field("fire page", "end")[5] == pytest.approx((a @ c + b @ c) / 2, abs=1e-5)
+
+
+def test_a_pair_is_compared_the_same_whatever_is_beside_it(backbone):
+    texts = ["Never", "fire", "Save changes", "/", "12", "the Save", "?"]
+    fields = ["save CHANGES", "/", "fire", "changes save", "the fire, 12", "click"]
+    whole = backbone.likeness.table(texts, fields)
+    for i, text in enumerate(texts):
+        for j, field in enumerate(fields):
+            alone = backbone.likeness.table([text], [field])[0, 0]
+            np.testing.assert_allclose(whole[i, j], alone, atol=1e-6)
 
 
 def test_numbers_and_whole_names_are_compared(backbone):

@@ -25,8 +25,18 @@ TEMPLATES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # form: (trai
             "It is an error to stop without {As}.",
             "{A}, whatever else you do.",
             "A run without {As} is incomplete.",
+            "{As} is required.",
+            "You are required to {A}.",
+            "{As} is obligatory in every run.",
+            "It is essential to {A}.",
+            "A run has to contain {As}.",
+            "{As} must not be left out.",
         ),
-        ("It is required to {A}.", "Every run has to include {As}."),
+        (
+            "It is required to {A}.",
+            "Every run has to include {As}.",
+            "No run is done before {As} has taken place.",
+        ),
     ),
     "must_first": (
         (
@@ -38,8 +48,15 @@ TEMPLATES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # form: (trai
             "Nothing may come ahead of {As}.",
             "Your first move has to be {As}.",
             "The run starts with {As}.",
+            "{A} ahead of every other step.",
+            "The opening step has to be {As}.",
+            "Before any other step, {A}.",
         ),
-        ("Before anything else, {A}.", "{As} has to be step one."),
+        (
+            "Before anything else, {A}.",
+            "{As} has to be step one.",
+            "Every run opens with {As}.",
+        ),
     ),
     "must_last": (
         (
@@ -51,8 +68,15 @@ TEMPLATES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # form: (trai
             "Your last move has to be {As}.",
             "The run ends with {As}.",
             "Conclude by {As}.",
+            "The final step must be {As}.",
+            "{A} at the very end.",
+            "{As} has to be the end of the run.",
         ),
-        ("As the final action, {A}.", "{As} has to close the run."),
+        (
+            "As the final action, {A}.",
+            "{As} has to close the run.",
+            "{A} right at the end, with nothing after it.",
+        ),
     ),
     "at_least": (
         (
@@ -64,8 +88,15 @@ TEMPLATES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # form: (trai
             "Be sure to {A} {n} at the minimum.",
             "A run needs {As} at least {n}.",
             "Stopping before {As} {n} is a mistake.",
+            "Do not {A} fewer than {n}.",
+            "{A} not less than {n}.",
+            "The minimum for {As} is {n}.",
+            "{As} fewer than {n} is not enough.",
         ),
-        ("{A} no fewer than {n}.",),
+        (
+            "{A} no fewer than {n}.",
+            "{As} at least {n} is a must.",
+        ),
     ),
     "never": (
         (
@@ -81,8 +112,16 @@ TEMPLATES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # form: (trai
             "There must be no {As}.",
             "It is not permitted to {A}.",
             "Don't {A}.",
+            "{As} is banned.",
+            "It is forbidden to {A}.",
+            "Keep from {As}.",
+            "{As} must never happen.",
         ),
-        ("Refrain from {As}.", "{As} is forbidden."),
+        (
+            "Refrain from {As}.",
+            "{As} is forbidden.",
+            "Nobody gets to {A}.",
+        ),
     ),
     "before": (
         (
@@ -97,8 +136,18 @@ TEMPLATES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # form: (trai
             "You may {B} only after {As}.",
             "{As} is a precondition of {Bs}.",
             "Do not {B} as long as there was no {As}.",
+            "Wait with {Bs} until you {A}.",
+            "Until you {A}, do not {B}.",
+            "{As} has to precede {Bs}.",
+            "{Bs} has to wait for {As}.",
+            "{As} must happen at an earlier step than {Bs}.",
+            "First {A}, later {B}, never the other way round.",
         ),
-        ("{As} must come earlier than {Bs}.", "Hold off on {Bs} until {As} is done."),
+        (
+            "{As} must come earlier than {Bs}.",
+            "Hold off on {Bs} until {As} is done.",
+            "Prior to {Bs}, you must have finished {As}.",
+        ),
     ),
     "right_before": (
         (
@@ -110,8 +159,13 @@ TEMPLATES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # form: (trai
             "{B} only as the very next step after {As}.",
             "Right before you {B}, {A}.",
             "Between {As} and {Bs} there must be no other step, and no {Bs} without it.",
+            "Immediately before {Bs}, {A}.",
+            "Just prior to each {Bs} there must be {As}.",
         ),
-        ("Immediately prior to {Bs}, {A}.",),
+        (
+            "Immediately prior to {Bs}, {A}.",
+            "There must be {As} in the step that comes just before {Bs}.",
+        ),
     ),
     "not_after": (
         (
@@ -124,8 +178,14 @@ TEMPLATES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # form: (trai
             "Stop {Bs} once you {A}.",
             "Following {As}, {Bs} is prohibited.",
             "If you {A}, you may not {B} after that.",
+            "As soon as you {A}, {Bs} is off limits.",
+            "From {As} on, do not {B}.",
+            "{Bs} must not come later than {As}.",
         ),
-        ("From the moment you {A}, {Bs} is off limits.",),
+        (
+            "From the moment you {A}, {Bs} is off limits.",
+            "{Bs} is over once you {A}.",
+        ),
     ),
     "then": (
         (
@@ -138,8 +198,14 @@ TEMPLATES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # form: (trai
             "When you {A}, {B} at some later step.",
             "Once you {A}, you still have to {B}.",
             "Do not end the run after {As} without {Bs} in between.",
+            "{Bs} must follow {As}, at once or later.",
+            "{As} has to lead to {Bs} at some point.",
+            "Sooner or later after {As}, {B}.",
         ),
-        ("{As} has to be followed, sooner or later, by {Bs}.",),
+        (
+            "{As} has to be followed, sooner or later, by {Bs}.",
+            "If there is {As}, {Bs} must come at some later time.",
+        ),
     ),
     "both": (
         (
@@ -151,8 +217,13 @@ TEMPLATES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # form: (trai
             "If the run includes {As}, it must also include {Bs}.",
             "{As} without {Bs}, earlier or later, is a mistake.",
             "When {As} occurs, {Bs} must occur too, no matter when.",
+            "Where you {A}, you have to {B} as well, earlier or later.",
+            "{As} requires {Bs} anywhere in the run.",
         ),
-        ("Where there is {As}, there must be {Bs} as well, in any order.",),
+        (
+            "Where there is {As}, there must be {Bs} as well, in any order.",
+            "You may {A} only in a run that has {Bs} somewhere.",
+        ),
     ),
     "not_both": (
         (
@@ -165,8 +236,13 @@ TEMPLATES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # form: (trai
             "{As} cannot be combined with {Bs}.",
             "It is wrong to both {A} and {B}.",
             "Never {A} in a run where you {B}.",
+            "{As} excludes {Bs}, and {Bs} excludes {As}.",
+            "Only one of {As} and {Bs} is allowed in a run.",
         ),
-        ("{As} and {Bs} exclude each other.",),
+        (
+            "{As} and {Bs} exclude each other.",
+            "If there is {As} in a run, there cannot be {Bs}.",
+        ),
     ),
     "when_before": (
         (
@@ -179,8 +255,14 @@ TEMPLATES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # form: (trai
             "{As} is needed before {Bs}.",
             "Do not {B} without {As} first.",
             "No {Bs} without {As} beforehand.",
+            "{Bs} requires {As} at an earlier step.",
+            "Until you {A}, do not {B}.",
+            "{Bs} has to wait for {As}.",
         ),
-        ("{Bs} calls for {As} earlier on.",),
+        (
+            "{Bs} calls for {As} earlier on.",
+            "You need {As} behind you when you {B}.",
+        ),
     ),
     "at_most": (
         (
@@ -193,8 +275,15 @@ TEMPLATES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # form: (trai
             "{A} {n} at most.",
             "{As} may happen {n}, never more.",
             "To {A} more than {n} is a mistake.",
+            "The limit for {As} is {n}.",
+            "Restrict {As} to {n}.",
+            "{As} is limited to {n}.",
+            "The maximum for {As} is {n}.",
         ),
-        ("Limit {As} to {n}.",),
+        (
+            "Limit {As} to {n}.",
+            "{A} not more than {n}.",
+        ),
     ),
     "cap": (
         (
@@ -209,8 +298,14 @@ TEMPLATES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # form: (trai
             "Under no circumstances {A}.",
             "{As} is too much.",
             "Don't {A}.",
+            "It is forbidden to {A}.",
+            "{As} is off limits.",
+            "It is against the rules to {A}.",
         ),
-        ("It is out of bounds to {A}.",),
+        (
+            "It is out of bounds to {A}.",
+            "You are not supposed to {A}.",
+        ),
     ),
     "consent": (
         (
@@ -223,8 +318,14 @@ TEMPLATES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # form: (trai
             "Never {A} unless the user agreed to {q}.",
             "Ask about {q} first, and {A} only if the answer is yes.",
             "{As} is allowed only with the user's agreement to {q}.",
+            "Ask for approval of {q} before {As}.",
+            "The user has to approve {q} before you {A}.",
+            "{As} without the user's approval of {q} is wrong.",
         ),
-        ("You need the user's approval of {q} to {A}.",),
+        (
+            "You need the user's approval of {q} to {A}.",
+            "{A} only with a yes of the user on {q}.",
+        ),
     ),
     "refusal": (
         (
@@ -236,8 +337,14 @@ TEMPLATES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # form: (trai
             "Do not {A} against the user's no to {q}.",
             "If the user turned down {q}, never {A}.",
             "{As} is not permitted while the user's answer on {q} is no.",
+            "A no to {q} forbids {As}.",
+            "After a no on {q}, {As} is out of the question.",
+            "If the user refuses {q}, keep from {As}.",
         ),
-        ("A no from the user on {q} rules out {As}.",),
+        (
+            "A no from the user on {q} rules out {As}.",
+            "Do as the user says: after a no on {q}, do not {A}.",
+        ),
     ),
 }
 # verb: ((base, gerund) in training …), and in test alone; {t} and {v} are the target and the value

@@ -54,7 +54,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "asks": "phrases",
         "noise": {"phrase": 0.1},
     },
-    "matcher": {"reads": 3, "width": 96, "layers": 2, "match": 48, "memory": 128, "noise": 0.1},
+    "matcher": {"reads": 3, "width": 96, "layers": 2, "match": 48, "memory": 128, "noise": 0.1, "blur": 0.3},
     "smollm2": {**causal_lm.SETTINGS, "audio": "audio-tiny"},
     "causal_lm": {"path": None, "revision": None, **causal_lm.SETTINGS},
     **dict.fromkeys(omni_source.HUB, native.DEFAULTS),

@@ -96,7 +96,7 @@ class MatcherBackbone(Backbone):
         self.language = Language(bert, tokenizer, description["reads"])
         table = bert.embeddings.word_embeddings.weight.detach()
         self.likeness = Likeness(WordVectors(table.float().cpu().numpy(), tokenizer))
-        settings = {k: description[k] for k in ("width", "layers", "match", "memory", "noise")}
+        settings = {k: description[k] for k in ("width", "layers", "match", "memory", "noise", "blur")}
         self.net = MatchNet(self.language.dim, self.likeness.vectors.dim, **settings)
         self.limits, self.description = limits or ReadLimits(), description
 

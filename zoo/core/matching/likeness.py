@@ -13,7 +13,7 @@ import numpy as np
 
 from datamodules.rules import fold, number_in
 from zoo.core.backbones.readers import plain_ids
-from zoo.core.matching.reading import NAME, Event, RuleText, words
+from zoo.core.matching.reading import Event, RuleText, words
 
 FIELDS = ("target", "value", "said")
 OF_FIELD = 6  # equal, within the field, around it, share of its words, share of the field's, nearness
@@ -21,8 +21,7 @@ OF_VERB = 2  # the verb itself, nearness
 OF_NUMBER = 3  # the value's first number is above it, equal, below
 OF_PHRASE = 2  # the token is a part of the step's whole target, or value, as the rule says it
 FEATURES = len(FIELDS) * OF_FIELD + OF_VERB + OF_NUMBER + OF_PHRASE
-MEMO = 1 << 18  # comparisons that are remembered
-NOTHING = (0.0,) * OF_FIELD
+MEMO = 1 << 17  # words, and names in rules, that are remembered
 
 
 class WordVectors:
@@ -57,69 +56,66 @@ class WordVectors:
 
 
 class Likeness:
-    """Compares tokens with fields, and remembers what it has compared."""
+    """Compares tokens with fields."""
 
     def __init__(self, vectors: WordVectors):
         self.vectors = vectors
-        self._fields: dict[tuple[str, str], tuple[float, ...]] = {}
         self._phrases: dict[tuple[tuple[str, ...], str], tuple[int, ...]] = {}
 
     def compare(self, rules: Sequence[RuleText], events: Sequence[Event]) -> list[np.ndarray]:
         """For each rule float32 [tokens, events, FEATURES]."""
-        tokens: dict[tuple[str, bool], int] = {}
-        for rule in rules:
-            for text, kind in zip(rule.texts, rule.kinds):
-                tokens.setdefault((text, kind == NAME), len(tokens))
+        tokens = {text: i for i, text in enumerate(dict.fromkeys(t for rule in rules for t in rule.texts))}
+        fields = {f: n for n, f in enumerate(dict.fromkeys(f for e in events for f in _fields(e) if f))}
+        found = self.table(list(tokens), list(fields))  # [texts, fields + 1, OF_FIELD]
+        at = np.array([[fields.get(f, len(fields)) for f in _fields(e)] for e in events], int).reshape(
+            -1, 1 + len(FIELDS)
+        )
         table = np.zeros((len(tokens), len(events), FEATURES), np.float32)
-        texts = [text for text, _ in tokens]
-        table[:, :, :OF_VERB] = self._against(texts, [e.verb for e in events])[..., [0, 5]]
-        for n, name in enumerate(FIELDS):
+        table[:, :, :OF_VERB] = found[:, at[:, 0]][..., [0, 5]]
+        for n in range(len(FIELDS)):
             first = OF_VERB + n * OF_FIELD
-            table[:, :, first : first + OF_FIELD] = self._against(texts, [getattr(e, name) or "" for e in events])
+            table[:, :, first : first + OF_FIELD] = found[:, at[:, 1 + n]]
         out = []
         for rule in rules:
-            at = [tokens[text, kind == NAME] for text, kind in zip(rule.texts, rule.kinds)]
-            mine = table[at]  # [tokens, events, FEATURES]
+            mine = table[[tokens[text] for text in rule.texts]]  # [tokens, events, FEATURES]
             self._numbers(mine, rule, events)
             self._whole(mine, rule, events)
             out.append(mine)
         return out
 
-    def _against(self, texts: Sequence[str], fields: Sequence[str]) -> np.ndarray:
-        """[texts, fields, OF_FIELD]; a field that comes again is compared once."""
-        places = {field: n for n, field in enumerate(dict.fromkeys(f for f in fields if f))}
-        found = np.zeros((len(texts), len(places) + 1, OF_FIELD), np.float32)  # the last one is no field at all
-        for field, n in places.items():
-            found[:, n] = [self.field(text, field) for text in texts]
-        return found[:, [places.get(f, len(places)) for f in fields]]
+    def table(self, texts: Sequence[str], fields: Sequence[str]) -> np.ndarray:
+        """[texts, fields + 1, OF_FIELD], numbers up to 1: each text against each field; the last one is no field.
 
-    def field(self, text: str, field: str) -> tuple[float, ...]:
-        """OF_FIELD numbers up to 1 for a token's text and a field's; zeros where one is empty."""
-        if not text or not field:
-            return NOTHING
-        key = text, field
-        found = self._fields.get(key)
-        if found is None:
-            if len(self._fields) >= MEMO:
-                self._fields.clear()
-            found = self._fields[key] = self._compare(text, field)
-        return found
-
-    def _compare(self, text: str, field: str) -> tuple[float, ...]:
-        same = float(fold(text) == fold(field))
-        mine, theirs = words(text), words(field)
-        if not mine or not theirs:
-            return (same, same, same, same, same, same)
-        ours, others = set(mine), set(theirs)
-        cosines = self.vectors.matrix(mine) @ self.vectors.matrix(theirs).T  # [n, m]
-        return (
-            same,
-            float(_places(mine, theirs) != ()),
-            float(_places(theirs, mine) != ()),
-            sum(w in others for w in mine) / len(mine),
-            sum(w in ours for w in theirs) / len(theirs),
-            float(cosines.max(1).mean()),
-        )
+        All words are compared at once. A text or field without a word ("/") is equal to another or has nothing of it.
+        """
+        out = np.zeros((len(texts), len(fields) + 1, OF_FIELD), np.float32)
+        if not texts or not fields:
+            return out
+        mine, theirs = [words(t) for t in texts], [words(f) for f in fields]
+        ids: dict[str, int] = {}
+        rows, starts, counts = _flat(mine, ids)
+        columns, ends, lengths = _flat(theirs, ids)
+        vectors = self.vectors.matrix(list(ids)) if ids else np.zeros((0, self.vectors.dim), np.float32)
+        vectors = np.concatenate([vectors, np.zeros_like(vectors, shape=(1, self.vectors.dim))])  # −1: no word
+        cosines = vectors[rows] @ vectors[columns].T  # [n, m]
+        equal = ((rows[:, None] == columns) & (rows[:, None] >= 0)).astype(np.float32)
+        across = np.maximum.reduceat(equal, ends, axis=1)  # [n, fields]
+        down = np.maximum.reduceat(equal, starts, axis=0)  # [texts, m]
+        near = np.maximum.reduceat(cosines, ends, axis=1)  # [n, fields]
+        cover = np.add.reduceat(across, starts, axis=0) / counts[:, None]
+        back = np.add.reduceat(down, ends, axis=1) / lengths
+        folded = {t: n for n, t in enumerate(dict.fromkeys(fold(t) for t in (*texts, *fields)))}
+        same = np.array([folded[fold(t)] for t in texts])[:, None] == np.array([folded[fold(f)] for f in fields])
+        whole = out[:, :-1]
+        whole[..., 0] = same
+        whole[..., 1] = _runs(cover, mine, theirs)
+        whole[..., 2] = _runs(back.T, theirs, mine).T
+        whole[..., 3], whole[..., 4] = cover, back
+        whole[..., 5] = np.add.reduceat(near, starts, axis=0) / counts[:, None]
+        wordless = np.array([not w for w in mine])[:, None] | np.array([not w for w in theirs])
+        whole[wordless] = same[wordless][:, None]
+        out[[i for i, t in enumerate(texts) if not t]] = 0.0
+        return out
 
     def _numbers(self, out: np.ndarray, rule: RuleText, events: Sequence[Event]) -> None:
         first = OF_VERB + len(FIELDS) * OF_FIELD
@@ -153,12 +149,28 @@ class Likeness:
         return found
 
 
+def _fields(event: Event) -> tuple[str, ...]:
+    """The verb, and those of FIELDS."""
+    return event.verb, event.target, event.value or "", event.said
+
+
+def _flat(texts: Sequence[tuple[str, ...]], ids: dict[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Numbers of all words (−1: of a text without one), where each text's begin, and how many they are; `ids` grows."""
+    flat = [ids.setdefault(w, len(ids)) if w else -1 for words_of in texts for w in words_of or ("",)]
+    counts = np.array([max(1, len(w)) for w in texts])
+    return np.array(flat), counts.cumsum() - counts, counts
+
+
+def _runs(share: np.ndarray, parts: Sequence[tuple[str, ...]], wholes: Sequence[tuple[str, ...]]) -> np.ndarray:
+    """Which parts' words stand in which wholes, one after the other [parts, wholes]; `share` of them are there."""
+    out = share >= 1 - 1e-6
+    for i, j in zip(*np.nonzero(out)):
+        if len(parts[i]) > 1:
+            out[i, j] = _places(parts[i], wholes[j]) != ()
+    return out
+
+
 def _places(part: Sequence[str], whole: Sequence[str]) -> tuple[int, ...]:
     """Where `part` begins within `whole`, one word after the other."""
-    if len(part) > len(whole):
-        return ()
-    return tuple(
-        s
-        for s in range(len(whole) - len(part) + 1)
-        if whole[s] == part[0] and tuple(whole[s : s + len(part)]) == tuple(part)
-    )
+    n = len(part)
+    return tuple(s for s in range(len(whole) - n + 1) if whole[s] == part[0] and tuple(whole[s : s + n]) == tuple(part))

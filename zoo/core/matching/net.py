@@ -78,7 +78,10 @@ class Known:
 
 
 class MatchNet(nn.Module):
-    """`states`: width of the frozen encoder's states; `words`: of its word vectors."""
+    """`states`: width of the frozen encoder's states; `words`: of its word vectors.
+
+    `noise` is dropout within; `blur` that of the frozen states: other words for the same are near, and not the same.
+    """
 
     def __init__(
         self,
@@ -89,6 +92,7 @@ class MatchNet(nn.Module):
         match: int = 48,
         memory: int = 128,
         noise: float = 0.1,
+        blur: float = 0.3,
     ):
         super().__init__()
         self.read = nn.Linear(states, width)
@@ -110,7 +114,7 @@ class MatchNet(nn.Module):
         self.begin = nn.Linear(width, 2 * memory)
         self.goes_on = nn.LSTM(memory + width, memory, batch_first=True)
         self.judge = nn.Sequential(nn.Linear(memory + width, memory), nn.GELU(), nn.Linear(memory, len(STATES) + 1))
-        self.dropout = nn.Dropout(noise)
+        self.dropout, self.blur = nn.Dropout(noise), nn.Dropout(blur)
 
     def start(self, rules: Rules) -> Memory:
         """What the rules mean, before any event."""
@@ -118,7 +122,7 @@ class MatchNet(nn.Module):
         number = rules.numbers.nan_to_num()
         exact = nn.functional.one_hot(number.clamp(0, COUNTS - 1).long(), COUNTS) * known[..., None]  # [n, l, c]
         size = torch.stack([known.float(), number.clamp_min(0).log1p() / 5], -1)  # [n, l, 2]
-        x = self.read(self.dropout(rules.states)) + self.token_kind(rules.kinds)
+        x = self.read(self.blur(rules.states)) + self.token_kind(rules.kinds)
         x = self.norm(x + self.count(torch.cat([exact.to(size.dtype), size], -1)))
         x = self.language(x, src_key_padding_mask=~rules.real)  # [n, l, d]
         share = self.pool(x).squeeze(-1).masked_fill(~rules.real, -1e4).softmax(-1)  # [n, l]
