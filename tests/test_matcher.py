@@ -9,7 +9,7 @@ import torch
 from helpers import random_backbone
 
 from datamodules.schema import DataError, MediaError, Message, Part, Policy, PolicyEntry, Sample
-from datamodules.trajectory import STATES, Outcome, Step, Trajectory, read_step, render_step, to_sample
+from datamodules.trajectory import Outcome, Step, Trajectory, read_step, render_step, to_sample
 from zoo.core.backbones import build, describe
 from zoo.core.guard import Calibration, Guard
 from zoo.core.losses import LossWeights, guard_loss
@@ -381,9 +381,7 @@ def test_what_is_frozen_is_not_saved(backbone):
 
 def test_it_is_built_by_name_and_refuses_another_encoder():
     found = build(describe("matcher", width=32, memory=32))
-    assert found.describe()["pins"].keys() == {"minilm"}
-    again = build(found.describe())
-    again.load_saved_state(found.saved_state())
-    assert STATES == ("open", "violated", "safe")
+    assert found.describe()["pins"].keys() == {"minilm"} and found.language.dim == 768
+    assert len(found.saved_state()) == len(list(found.net.parameters()))
     with pytest.raises(DataError, match="was trained on minilm"):
         build({**found.describe(), "pins": {"minilm": "0" * 64}})

@@ -205,8 +205,8 @@ def _tiny_words(description: dict[str, Any], cache: FeatureCache | None) -> Soft
 
 def _matcher(description: dict[str, Any], cache: FeatureCache | None) -> MatcherBackbone:
     """Rules and steps, compared through MiniLM (frozen). What it reads is remembered in memory: nothing is cached."""
-    bert, tokenizer = load_minilm(resolve("minilm"))
     description = _pinned(description, {"minilm": asset_hash("minilm")})
+    bert, tokenizer = load_minilm(resolve("minilm"))
     try:
         return MatcherBackbone(bert, tokenizer, description, _limits(description))
     except (TypeError, ValueError, AssertionError) as e:  # torch asserts that widths and heads fit
