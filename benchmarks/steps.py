@@ -1,9 +1,9 @@
-"""What it saves to judge all prefixes of a trajectory in one pass: `python -m benchmarks.steps [lm=matcher|words|tokens]`.
+"""What one pass for all prefixes of a trajectory saves: `python -m benchmarks.steps [lm=matcher|words|tokens]`.
 
 Also `steps=9` and `rounds=5`. A trajectory under eight rules, judged after each step and at its end, in one run: each
 prefix by itself, all prefixes as rows of one batch, all in one pass, and as a stream that keeps keys and values.
-`matcher` and `words` (`tiny_words`) are as a recipe makes them; `tokens` is a random causal LM of the same size, which reads a
-rule's words in each question again. Each way is timed in turn, so that a busy machine slows all of them.
+`matcher` and `words` (`tiny_words`) are as a recipe makes them; `tokens` is a random causal LM of the same size, which
+reads a rule's words in each question again. Each way is timed in turn, so that a busy machine slows all of them.
 """
 
 from __future__ import annotations
