@@ -1,9 +1,9 @@
-"""What it saves to judge all prefixes of a trajectory in one pass: `python -m benchmarks.steps [lm=words|tokens]`.
+"""What one pass for all prefixes of a trajectory saves: `python -m benchmarks.steps [lm=matcher|words|tokens]`.
 
 Also `steps=9` and `rounds=5`. A trajectory under eight rules, judged after each step and at its end, in one run: each
 prefix by itself, all prefixes as rows of one batch, all in one pass, and as a stream that keeps keys and values.
-`words` is `tiny_words` as a recipe makes it; `tokens` is a random causal LM of the same size, which reads a
-rule's words in each question again. Each way is timed in turn, so that a busy machine slows all of them.
+`matcher` and `words` (`tiny_words`) are as a recipe makes them; `tokens` is a random causal LM of the same size, which
+reads a rule's words in each question again. Each way is timed in turn, so that a busy machine slows all of them.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from zoo.core.run import write_json
 from zoo.core.watch import StepVerdict, known
 
 STEPS, ROUNDS = 9, 5
+NAMES = {"matcher": "matcher", "words": "tiny_words"}
 RULES = Policy(
     "shop rules",
     tuple(
@@ -113,7 +114,7 @@ def measure(guard: Guard, steps: int = STEPS, rounds: int = ROUNDS) -> dict[str,
     return {
         "steps": steps,
         "rules": len(RULES),
-        "prompt_tokens": len(guard.backbone.prepare(sample, RULES).prompt),
+        "messages": len(sample.messages),
         "milliseconds": {name: 1000 * s for name, s in seconds.items()},
         "ratio": {name: seconds["separate"] / s for name, s in seconds.items() if name != "separate"},
         "stream_milliseconds_per_step": 1000 * seconds["stream"] / (steps + 1),
@@ -122,9 +123,9 @@ def measure(guard: Guard, steps: int = STEPS, rounds: int = ROUNDS) -> dict[str,
 
 
 def guard_over(lm: str, folder: Path) -> Guard:
-    if lm == "words":
+    if lm in NAMES:
         torch.manual_seed(0)
-        backbone = build(describe("tiny_words", limits={"text_tokens": 1024, "step_tokens": 128}))
+        backbone = build(describe(NAMES[lm], limits={"text_tokens": 1024, "step_tokens": 128}))
     else:
         path = small_language_model(folder, width=258)
         backbone = build(describe("causal_lm", path=str(path), tuning="full"))
@@ -133,10 +134,10 @@ def guard_over(lm: str, folder: Path) -> Guard:
 
 
 def main(arguments: list[str]) -> int:
-    given = {"lm": "words", "steps": str(STEPS), "rounds": str(ROUNDS), **split_arguments(arguments)}
+    given = {"lm": "matcher", "steps": str(STEPS), "rounds": str(ROUNDS), **split_arguments(arguments)}
     lm, steps, rounds = given["lm"], given["steps"], given["rounds"]
-    if len(given) > 3 or lm not in ("words", "tokens") or not (steps.isdigit() and rounds.isdigit()):
-        raise DataError("usage: python -m benchmarks.steps [lm=words|tokens] [steps=9] [rounds=5]")
+    if len(given) > 3 or lm not in (*NAMES, "tokens") or not (steps.isdigit() and rounds.isdigit()):
+        raise DataError("usage: python -m benchmarks.steps [lm=matcher|words|tokens] [steps=9] [rounds=5]")
     with tempfile.TemporaryDirectory() as folder:
         result = measure(guard_over(lm, Path(folder)), int(steps), int(rounds))
     write_json(RESULTS / f"steps_{lm}.json", {"lm": lm, "threads": torch.get_num_threads(), **result})

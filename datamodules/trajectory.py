@@ -141,6 +141,22 @@ def render_step(step: Step) -> str:
     return " ".join(words)
 
 
+_RENDERED = re.compile(r'([\w.-]+)(?: ("(?:[^"\\]|\\.)*"))?(?: = ("(?:[^"\\]|\\.)*"))?')
+
+
+def read_step(text: str) -> Step | None:
+    """The step whose `render_step` is `text`, without what came back; None for any other text."""
+    found = _RENDERED.fullmatch(text)
+    if found is None:
+        return None
+    try:
+        target, value = (None if x is None else json.loads(x) for x in found.groups()[1:])
+        step = Step(found[1], target or "", value)
+    except (ValueError, DataError):
+        return None
+    return step if render_step(step) == text else None
+
+
 def step_messages(step: Step) -> tuple[Message, ...]:
     """The step's message and, where something came back, one with that."""
     out = [Message("assistant", (Part("text", text=render_step(step)),))]

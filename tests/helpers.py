@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTr
 
 from zoo.core.backbones import small_llama
 from zoo.core.backbones.base import Backbone
+from zoo.core.backbones.matcher import MatcherBackbone
 from zoo.core.backbones.readers import TokenReader, plain_ids
 from zoo.core.backbones.soft_token import SoftTokenBackbone
 from zoo.core.backbones.sources import ReadLimits
@@ -74,11 +75,26 @@ KINDS = ("encoded", "adapted", "tokens", "native")
 def random_backbone(kind: str = "encoded", cache=None, seed: int = 0, text_tokens: int = 256) -> Backbone:
     """`kind`: encoded (words through an encoder, as `tiny`), adapted (that with what can be trained of it), tokens (the
     model's own, as `smollm2`), words (the model's own, beside phrases through an encoder, as `tiny_words`), spelled (as
-    words, queries too) or native.
+    words, queries too), matcher or native.
     """
     if kind == "native":
         return random_native(seed, text_tokens)
     torch.manual_seed(seed)
+    if kind == "matcher":
+        tokenizer = word_piece_tokenizer()
+        description = {
+            "name": "test",
+            "kind": kind,
+            "reads": 1,
+            "width": 16,
+            "layers": 1,
+            "match": 24,
+            "memory": 24,
+            "noise": 0.0,
+            "blur": 0.0,
+        }
+        limits = ReadLimits(text_tokens, 64)
+        return MatcherBackbone(random_bert(len(tokenizer), layers=2), tokenizer, description, limits).eval()
     if kind in ("words", "spelled"):
         tokenizer = word_piece_tokenizer()
         bert = random_bert(len(tokenizer))

@@ -190,6 +190,18 @@ def test_summarise_has_the_shape_of_metrics_json():
     assert all({*METRICS, "n", "f1_ci95", "auprc_ci95", "reasons"} <= set(e) for e in entries)
 
 
+def test_categories_of_a_kind_are_judged_together():
+    rows = [
+        Record("a", 0.5, None, {"r1": 0.9, "r2": 0.2, "r3": 0.7}, {"r1": "yes", "r2": "yes", "r3": "no"}),
+        Record("b", 0.5, None, {"r2": 0.8}, {"r2": "yes"}),
+    ]
+    found = summarise(rows, kinds={"r1": "limit", "r2": "limit"})["by_category"]
+    assert set(found) == {"limit", "r3"} and found["limit"]["n"] == 3 and found["r3"]["n"] == 1
+    assert found["limit"]["recall"] == pytest.approx(2 / 3) and found["limit"]["precision"] == 1
+    with pytest.raises(ValueError, match="category 'r1' is 'maybe'"):
+        summarise([Record("a", 0.1, True, {"r1": 0.5}, {"r1": "maybe"})], kinds={"r1": "limit"})
+
+
 def test_ablated_copies_count_in_their_slice_alone():
     rows = records()
     copies = [Record(r.id, 0.5, r.gold, slices=(*r.slices, "without:image")) for r in rows]

@@ -187,7 +187,7 @@ def test_the_recipe_trains_and_its_model_watches(manifest, tmp_path):
     data = GuardDataModule(seed=0, **config["data"])
     data.prepare_data()
     module = method.build(config, data)
-    assert module.guard.order is ORDER and module.steps == 3
+    assert module.guard.order is ORDER and module.steps is None
     module.attach(data)
     trainer = L.Trainer(max_epochs=1, **PLAIN)
     trainer.fit(module, data)
@@ -206,18 +206,20 @@ def test_the_recipe_trains_and_its_model_watches(manifest, tmp_path):
 
 def test_the_recipe_names_its_data_and_backbone():
     text = (zoo.config.recipes_folder() / "policyguard.yaml").read_text()
-    assert "data: policyguard" in text and "backbone: tiny_words" in text
+    assert "data: policyguard" in text and "backbone: matcher" in text
 
 
 # ------------------------------------------------------------------------------------------------ in a RouteGuard
 
 
-def test_it_is_the_agent_expert_of_a_routeguard(tmp_path):
+@pytest.mark.parametrize("kind", ["matcher", "causal_lm"])
+def test_it_is_the_agent_expert_of_a_routeguard(kind, tmp_path):
     """A guard of its own, with its own backbone and questions: its answers are those that it gives alone."""
     torch.manual_seed(0)
-    agent = Guard(random_backbone("tokens", seed=3), RULES, name="policyguard", order=ORDER)
-    folder = save_language_model(tmp_path / "agent")
-    agent.backbone = zoo.create("causal_lm", RULES, path=str(folder), tuning="full").backbone
+    settings = {"width": 32, "memory": 32}
+    if kind == "causal_lm":
+        settings = {"path": str(save_language_model(tmp_path / "agent")), "tuning": "full"}
+    agent = Guard(zoo.create(kind, RULES, **settings).backbone, RULES, name="policyguard", order=ORDER)
     agent.eval()
     guard = routed(tmp_path)
     known = [labelled(["a", "fire", "b"], "bad"), labelled(["c", "submit"], "good")]

@@ -129,6 +129,16 @@ def _nll(odds: torch.Tensor, golds: Sequence[bool | None]) -> float:
     return torch.nn.functional.binary_cross_entropy_with_logits(x, y).item()
 
 
+def rule_kinds(samples: Sequence[Sample]) -> dict[str, str]:
+    """Rules of known form, each with its type and form: "ordering/before"."""
+    return {
+        id: f"{facts['type']}/{facts['form']}"
+        for s in samples
+        for id, facts in s.meta.get("rules", {}).items()
+        if {"type", "form"} <= set(facts)
+    }
+
+
 def slices_of(sample: Sample) -> tuple[str, ...]:
     """The slices that a sample's `meta` puts it into."""
     out = []
@@ -259,7 +269,9 @@ def evaluate(
     rows = records(judged, guard.calibration)
     ablated = [r for what, o in lacking.items() for r in records(o, guard.calibration, (f"without:{what}",))]
     c = guard.calibration
-    metrics = summarise([*rows, *ablated], c.threshold, c.category_threshold, intervals=True, seed=seed)
+    metrics = summarise(
+        [*rows, *ablated], c.threshold, c.category_threshold, intervals=True, seed=seed, kinds=rule_kinds(test)
+    )
     if twins:
         quads = _quads(twins)
         whole = [

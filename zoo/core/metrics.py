@@ -213,6 +213,7 @@ def summarise(
     category_threshold: float | Mapping[str, float] = DEFAULT_THRESHOLD,
     intervals: bool = False,
     seed: int = 0,
+    kinds: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The measured part of `metrics.json`: `overall` and `by_modality | source | target | category | slice`.
 
@@ -220,6 +221,8 @@ def summarise(
     A category that was not scored in a row is no row of `by_category`; one that was scored but has no label is masked.
     An ablated copy (slice `without:…`) counts in that slice alone: it would otherwise be in `overall` twice. The
     top-level `n` counts every other row, labelled or not. Intervals resample `Record.group`.
+    `kinds` maps entry ids to what `by_category` names: where entries are many (rules of trajectories, say), those of a
+    kind are judged together.
     Raises `ValueError`, naming the id, for a score that is no probability or a category label that is none.
     """
     records = list(records)
@@ -259,7 +262,7 @@ def summarise(
         "by_modality": judge_each(whole, lambda r: (r.modality,)),
         "by_source": judge_each(whole, lambda r: (r.source,)),
         "by_target": judge_each(whole, lambda r: (r.target,)),
-        "by_category": _by_category(whole, category_threshold, intervals, seed),
+        "by_category": _by_category(whole, category_threshold, intervals, seed, kinds or {}),
         "by_slice": judge_each(records, lambda r: _ablations(r) or r.slices),
     }
 
@@ -269,23 +272,30 @@ def _ablations(record: Record) -> tuple[str, ...]:
 
 
 def _by_category(
-    records: list[Record], threshold: float | Mapping[str, float], intervals: bool, seed: int
+    records: list[Record],
+    threshold: float | Mapping[str, float],
+    intervals: bool,
+    seed: int,
+    kinds: Mapping[str, str],
 ) -> dict[str, Any]:
+    parts: dict[str, list[tuple[Record, str]]] = {}
+    for r in records:
+        for id in r.category_scores:
+            parts.setdefault(kinds.get(id, id), []).append((r, id))
     out = {}
-    for name in sorted({c for r in records for c in r.category_scores}):
-        rows = [r for r in records if name in r.category_scores]
-        for r in rows:
-            label = r.category_gold.get(name, "unknown")
+    for name, pairs in sorted(parts.items()):
+        for r, id in pairs:
+            label = r.category_gold.get(id, "unknown")
             if label not in _GOLD:
-                raise ValueError(f"record {r.id!r}: category {name!r} is {label!r}, not yes, no or unknown")
+                raise ValueError(f"record {r.id!r}: category {id!r} is {label!r}, not yes, no or unknown")
         cut = threshold.get(name, DEFAULT_THRESHOLD) if isinstance(threshold, Mapping) else threshold
         entry = binary(
-            [r.category_scores[name] for r in rows],
-            [_GOLD[r.category_gold.get(name, "unknown")] for r in rows],
+            [r.category_scores[id] for r, id in pairs],
+            [_GOLD[r.category_gold.get(id, "unknown")] for r, id in pairs],
             cut,
-            ids=[f"{r.id} (category {name})" for r in rows],
+            ids=[f"{r.id} (category {id})" for r, id in pairs],
             intervals=intervals,
-            groups=[r.group for r in rows],
+            groups=[r.group for r, _ in pairs],
             seed=seed,
         )
         out[name] = {**entry, "threshold": float(cut)}

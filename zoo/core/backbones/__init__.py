@@ -19,6 +19,7 @@ from zoo.core import weights
 from zoo.core.backbones import causal_lm, native, omni_source
 from zoo.core.backbones.base import Backbone
 from zoo.core.backbones.hub_folders import weights_hash
+from zoo.core.backbones.matcher import MatcherBackbone
 from zoo.core.backbones.readers import frequent_pieces
 from zoo.core.backbones.soft_token import SoftTokenBackbone
 from zoo.core.backbones.sources import ReadLimits
@@ -53,11 +54,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "asks": "phrases",
         "noise": {"phrase": 0.1},
     },
+    "matcher": {"reads": 3, "width": 96, "layers": 2, "match": 48, "memory": 128, "noise": 0.1, "blur": 0.3},
     "smollm2": {**causal_lm.SETTINGS, "audio": "audio-tiny"},
     "causal_lm": {"path": None, "revision": None, **causal_lm.SETTINGS},
     **dict.fromkeys(omni_source.HUB, native.DEFAULTS),
 }
-TEXT_ONLY = ("causal_lm", "tiny_words")
+TEXT_ONLY = ("causal_lm", "matcher", "tiny_words")
 LIMIT_KEYS = ("text_tokens", "step_tokens", "fps", "frames")
 
 
@@ -201,6 +203,16 @@ def _tiny_words(description: dict[str, Any], cache: FeatureCache | None) -> Soft
     )
 
 
+def _matcher(description: dict[str, Any], cache: FeatureCache | None) -> MatcherBackbone:
+    """Rules and steps, compared through MiniLM (frozen). What it reads is remembered in memory: nothing is cached."""
+    description = _pinned(description, {"minilm": asset_hash("minilm")})
+    bert, tokenizer = load_minilm(resolve("minilm"))
+    try:
+        return MatcherBackbone(bert, tokenizer, description, _limits(description))
+    except (TypeError, ValueError, AssertionError) as e:  # torch asserts that widths and heads fit
+        raise weights.CheckpointError(f"backbone matcher: {e}") from e
+
+
 def _language_model(description: dict[str, Any], bert: BertModel, answers: Any) -> LlamaForCausalLM:
     """A fresh small Llama whose words begin as MiniLM's do."""
     lm = small_llama(description, description["vocabulary"], answers.sep_token_id)
@@ -313,6 +325,7 @@ def _native(description: dict[str, Any], cache: FeatureCache | None) -> native.N
 BUILDERS: dict[str, Callable[..., Backbone]] = {
     "tiny": _tiny,
     "tiny_words": _tiny_words,
+    "matcher": _matcher,
     "smollm2": _smollm2,
     "causal_lm": _causal_lm,
     **dict.fromkeys(omni_source.HUB, _native),

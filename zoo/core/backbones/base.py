@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from zoo.core.backbones.stream import Stream
 
 
-WHOLE_ONLY = "answers for whole conversations only: ask a guard over tiny_words, tiny, smollm2 or causal_lm"
+WHOLE_ONLY = "answers for whole conversations only: ask a guard over matcher, tiny_words, tiny, smollm2 or causal_lm"
 
 
 @dataclass
