@@ -20,7 +20,13 @@ from zoo.thud.metrics import arms_table
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 README = ROOT / "README.md"
-PAGES = (README, ROOT / "docs" / "results.md", ROOT / "docs" / "guardzoo.md", ROOT / "zoo" / "thud" / "README.md")
+PAGES = (
+    README,
+    ROOT / "docs" / "results.md",
+    ROOT / "docs" / "debuglm.md",
+    ROOT / "docs" / "guardzoo.md",
+    ROOT / "zoo" / "thud" / "README.md",
+)
 _BLOCK = re.compile(r"(<!-- table:(?P<name>[a-z_]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -257,7 +263,18 @@ def claims() -> str:
     return readme_table() + "\n"
 
 
+def debuglm() -> str:
+    """What `zoo.test recipe=debuglm` printed of one model."""
+    m = result("debuglm")
+    if m is None:
+        return ""
+    from zoo.debuglm.evaluate import table
+
+    return f"```\n{table(m)}\n```\n\nSeed {m['seed']}, {m['n']} test rows.\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "debuglm": debuglm,
     "sample": sample,
     "growth": growth,
     "twins": twins,
