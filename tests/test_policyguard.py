@@ -232,7 +232,7 @@ def test_it_is_the_agent_expert_of_a_routeguard(kind, tmp_path):
     assert report["new_entries"] == ["fire", "end"]
     names = list(guard.backbone.experts)
     guard.backbone.routing = Routing(thresholds={n: -1e9 if n == "agent" else 1e9 for n in names})
-    plain_agent = Guard(guard.backbone.guests["agent"].backbone, RULES, order=ORDER)
+    plain_agent = Guard(guard.backbone.guests["agent"].backbone, RULES, order=ORDER).eval()
     for sample in known:
         verdict = guard.moderate(sample, policy=guard.policy)
         assert verdict.route[0] == "agent"
