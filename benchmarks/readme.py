@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.claims.report import readme_table
+from zoo.core.cards import pair_table
 from zoo.core.source_table import source_tables
 from zoo.core.tables import fmt, markdown_table
 from zoo.thud.metrics import arms_table
@@ -24,6 +25,7 @@ PAGES = (
     README,
     ROOT / "docs" / "results.md",
     ROOT / "docs" / "debuglm.md",
+    ROOT / "docs" / "policyguard.md",
     ROOT / "docs" / "guardzoo.md",
     ROOT / "zoo" / "thud" / "README.md",
 )
@@ -122,12 +124,7 @@ def held_out() -> str:
         cells = [fmt(e[k], e.get(f"{k}_ci95")) for k in ("auprc", "f1") for e in (a, b)]
         rows.append([name, a["n"], fmt(a["prevalence"]), *cells, fmt(a["fpr"]), fmt(b["fpr"])])
     head = ["held out", "n", "prevalence", "AUPRC", "AUPRC, TF-IDF", "F1", "F1, TF-IDF", "FPR", "FPR, TF-IDF"]
-    g = ours["generation"]
-    note = (
-        f"Seed {ours['seed']}, threshold {ours['threshold']:.3f}, {theirs['train_rows']} labelled training rows. Of "
-        f"{g['n']} test rows the written verdict (valid {g['valid_rate']:.2f}) has F1 {g['f1_written']:.3f}, the "
-        f"scored one {g['f1_scored']:.3f}; writing on to the end costs {g['cost_ratio']:.1f} times as much.\n"
-    )
+    note = f"Seed {ours['seed']}, threshold {ours['threshold']:.3f}, {theirs['train_rows']} labelled training rows.\n"
     return markdown_table(head, rows) + "\n\n" + note
 
 
@@ -263,6 +260,11 @@ def claims() -> str:
     return readme_table() + "\n"
 
 
+def policyguard() -> str:
+    m = result("policyguard_small")
+    return "" if m is None else pair_table(m, ("overall", "cross", "wording", "type", "domain")) + "\n"
+
+
 def debuglm() -> str:
     """What `zoo.test recipe=debuglm` printed of one model."""
     m = result("debuglm")
@@ -274,6 +276,7 @@ def debuglm() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "policyguard": policyguard,
     "debuglm": debuglm,
     "sample": sample,
     "growth": growth,

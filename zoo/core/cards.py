@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from datamodules.base import GuardDataModule
@@ -82,6 +83,25 @@ def _parts(metrics: dict[str, Any], data: GuardDataModule) -> list[tuple[str, di
     return slices + [(f"held out: {n}", e) for n, e in metrics["by_source"].items() if n not in seen]
 
 
+def pair_table(metrics: dict[str, Any], kinds: Sequence[str]) -> str:
+    """A guard's figures of pairs of a rule and a trajectory, by the named kinds of slices."""
+    keys = ("n", "f1", "balanced_accuracy", "auprc", "accuracy")
+    rows = [
+        [name if kind == "overall" else f"{kind}: {name}", *(cell[k] for k in keys)]
+        for kind in kinds
+        for name, cell in metrics["policyguard"]["pairs"][kind].items()
+    ]
+    return markdown_table(["pairs", "n", "F1", "balanced accuracy", "AUPRC", "accuracy"], rows)
+
+
+def _pairs(metrics: dict[str, Any]) -> str:
+    """Of a guard of trajectories: rule by rule. Its verdict alone says little, where some rule of eight is broken."""
+    if "policyguard" not in metrics:
+        return ""
+    table = pair_table(metrics, ("overall", "cross", "wording", "type"))
+    return f"Each rule with each trajectory (of the verdict above, every test row is unsafe):\n\n{table}\n\n"
+
+
 def guard_card(config: dict[str, Any], metrics: dict[str, Any], data: GuardDataModule) -> str:
     """The card of a guard."""
     rows = [
@@ -108,7 +128,7 @@ temperature {metrics["temperature"]:.3f}. Trained by
 
 {markdown_table(["slice", "n", "F1 (95 %)", "AUPRC (95 %)", "FPR"], rows)}
 
-Expected calibration error {fmt(metrics["ece"])}. Data hash `{metrics["data_hash"][:16]}`.
+{_pairs(metrics)}Expected calibration error {fmt(metrics["ece"])}. Data hash `{metrics["data_hash"][:16]}`.
 
 ## Training data
 
