@@ -341,6 +341,10 @@ def test_claims_are_whole_and_their_recipes_take_what_they_set(name, tmp_path):
     assert page.startswith(f"# python -m zoo.reproduce claim={name} ") and claim.seeds >= 3
     on_gpu = claim.gpu or any(a.gpu for a in claim.arms.values())
     assert on_gpu or name == "redcoder_analyser" or name.startswith("backdoor_")  # they train no model
+    if name.startswith("backdoor_"):  # they read a farm; tests/test_backdoor_scan.py has one
+        with pytest.raises(DataError, match="recipe=backdoor_farm"):
+            plan_units(claim, 2, {"farm": str(tmp_path)}, False, tmp_path)
+        return
     for asked in (claim, *(claim.over(b) for b in claim.backbones)):
         units = plan_units(asked, 2, {}, False, tmp_path)
         assert set(units) == {(a, s) for a in claim.arms for s in (0, 1)}
