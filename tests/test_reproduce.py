@@ -182,7 +182,7 @@ def test_a_failed_arm_says_why_and_its_test_is_not_tried(toy, tmp_path, capsys):
     assert "3 of 3 runs have no result" in said
     assert "critique, seed 0: killed by signal 9: Killed" in said
     assert "labels, seed 0: exit code 2: error: no such thing" in said
-    assert "again, seed 0: it tests critique, seed 0, which failed" in said
+    assert "again, seed 0: it uses critique, seed 0, which failed" in said
 
 
 def test_a_signal_stops_in_order(toy, tmp_path, capsys):
@@ -203,7 +203,7 @@ def test_a_signal_stops_in_order(toy, tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, message",
     [
-        ([], "give claim=NAME; known: omniguard_critique"),
+        ([], "give claim=NAME; known: backdoor_loss"),
         (["claim=omniguard_critik"], "unknown claim 'omniguard_critik'; did you mean 'omniguard_critique'"),
         (["claim=TOY", "seeds=0"], "seeds=0: give a number from 1 on"),
         (["claim=TOY", "seeds=two"], "seeds=two: give a number"),
