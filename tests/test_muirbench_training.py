@@ -310,7 +310,7 @@ def test_the_claims_hold_together(name, tmp_path):
     tests = [u for u in units.values() if u.arm.verb == "test"]
     assert tests and all(benchmark_of(u.arm, u.config) is BENCHMARKS["muirbench"] for u in tests)
     for unit in tests:
-        fit = unit.uses
+        fit = unit.uses["model"]
         assert fit.arm.verb == "fit" and fit.seed == unit.seed and fit.config["method"] == "muirbench"
         assert fit.config["records"]["seed"] == 0  # the seed is that of training: all seeds are asked the same
     others = plan_units(claim, 1, {"base": "null", "backbone": "smollm2"}, False, tmp_path)

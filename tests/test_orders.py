@@ -109,7 +109,7 @@ def test_queries_of_training():
 
 def test_a_safe_row_has_one_line_and_an_unknown_one_none():
     safe = Sample.of("x", unsafe=False, critique="Fine.")
-    queries, _, kinds = training_queries(safe, POLICY, order=THINKGUARD, lines=True)
+    queries, _, kinds = training_queries(safe, POLICY, order=THINKGUARD, lines=True, most=0)
     assert kinds == [VERDICT, CRITIQUE, LINE] and queries[-1].options == ("safe",)
     assert queries[1].text == "- Safety Assessment: safe\n- Explanation:"
     assert training_queries(Sample.of("x", critique="Fine."), POLICY, order=THINKGUARD, lines=True)[0] == []
