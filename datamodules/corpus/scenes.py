@@ -99,13 +99,13 @@ def build(
     seed: int = 0,
     scale: float = 1.0,
     progress: bool = True,
-    make: Callable[[int, float], Plan] = plan,
+    make: Callable[[int, float], Plan] | None = None,
     version: int | str = VERSION,
 ) -> list[Sample]:
     """The corpus of `seed` and `scale` under `root`: rendered on the first call, then read. Media paths are absolute.
 
-    `make(seed, scale)` says what is in it: the scenes, or what another part of the corpus plans; parts have versions of
-    their own.
+    `make(seed, scale)` says what is in it: the scenes (None), or what another part of the corpus plans; parts have
+    versions of their own.
 
     Rendering goes to a folder beside `root` that takes its place when it is whole, so a killed build leaves nothing
     that is trusted. A corpus of another seed, scale or version is replaced; any other folder raises `DataError`.
@@ -119,7 +119,7 @@ def build(
         raise DataError(f"{root}: is not a rendered corpus and not empty: give another folder or remove it")
     sweep(root.parent, root.name)
     with folder_beside(root) as content:
-        _write(make(seed, scale), content, progress)
+        _write((make or plan)(seed, scale), content, progress)
         (content / "corpus.json").write_text(json.dumps({**want, "sha256": corpus_hash(content)}), encoding="utf-8")
         if not _is(_recorded(root), want):  # another process may have been first, and may be reading its own
             if root.exists():
