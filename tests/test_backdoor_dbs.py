@@ -42,7 +42,7 @@ def test_the_planted_word_is_found_and_the_clean_twin_is_not_flagged(pair, dev):
     assert moved.float().mean() > 0.9
     detector = DBS(**FAST, reference=reference)
     hot, cold = detector.scan(planted, dev), detector.scan(clean, dev)
-    assert hot.score > 0.95 and cold.score < 0.7
+    assert hot.score > 0.95 and cold.score < 0.5
     found = hot.evidence["trigger"]
     assert found["target"] == 1 and found["flips"] > 0.9
     # Whatever its words are (a model of this size has more than one way in), they move this model and not its twin.

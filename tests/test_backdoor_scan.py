@@ -74,7 +74,7 @@ def test_words_find_the_planted_word_and_not_the_twins(models, benign, rows_file
     reference = SequenceClassifier(*benign, "benign", 16)
     hot, cold = (Piccolo(words=2, steps=40, held=24, reference=reference).scan(s, data) for s in subjects)
     assert hot.evidence["trigger"]["target"] == 1
-    assert hot.score > 0.9 and hot.score > cold.score + 0.2
+    assert hot.score > 0.9 and cold.score < 0.5
     # A model of this size has more than one way in: what was found is one that its twin lacks.
     typed = [f"{hot.evidence['trigger']['text']} {t}" for t, n in zip(data.texts, data.labels) if n == 0]
     flipped = [predict(s, typed).argmax(-1).float().mean() for s in subjects]

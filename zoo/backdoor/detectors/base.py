@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -212,6 +212,30 @@ def judge(
         Found(p, tuple(t), loss, flip, s, penalty)
         for p, t, loss, flip, s, penalty in zip(problems, tokens.tolist(), losses, flips, searched, penalties)
     ]
+
+
+def settings_of(detector: Any, *left_out: str) -> dict[str, Any]:
+    """A detector's fields as JSON: all that decides its answer, its benign reference as whether there is one."""
+    kept = {k: v for k, v in asdict(replace(detector, reference=None)).items() if k not in ("reference", *left_out)}
+    reference = detector.reference is not None
+    return {"detector": detector.name, **kept, "positions": list(detector.positions), "with_reference": reference}
+
+
+def search_of(
+    detector: Any, model: Subject, data: LabelledText | None
+) -> tuple[LabelledText, dict[int, Victims], list[Problem]]:
+    """The texts, the rows of each target and the problems that an inversion has to solve.
+
+    Raises `DataError` where there are no texts, or none that can serve (see `LabelledText.check`, `pick_victims`), and
+    for positions that there are not; `CheckpointError` for a reference of another kind.
+    """
+    if data is None:
+        raise DataError(f"{detector.name} tries triggers on labelled texts: give data=FILE")
+    if detector.reference is not None:
+        check_reference(model, detector.reference)
+    victims = pick_victims(model, data, detector.rows, detector.held, detector.seed)
+    positions = check_positions(detector.positions)
+    return data, victims, [Problem(t, p) for t in range(len(model.classes)) for p in positions]
 
 
 def generator_of(seed: int, problem: Problem) -> torch.Generator:

@@ -12,26 +12,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from datamodules.labelled_text import LabelledText
-from datamodules.schema import DataError
 from zoo.backdoor.detectors.base import (
     Bench,
     Problem,
     Scan,
     Victims,
-    check_positions,
-    check_reference,
     describe,
     generator_of,
     judge,
     lay_bench,
-    pick_victims,
+    search_of,
+    settings_of,
 )
 from zoo.backdoor.subject import Subject
 
@@ -69,23 +67,11 @@ class DBS:
     needs_data = True
 
     def settings(self) -> dict[str, Any]:
-        kept = {k: v for k, v in asdict(replace(self, reference=None)).items() if k not in ("reference", "batched")}
-        return {
-            "detector": self.name,
-            **kept,
-            "positions": list(self.positions),
-            "with_reference": self.reference is not None,
-        }
+        return settings_of(self, "batched")
 
     def scan(self, model: Subject, data: LabelledText | None) -> Scan:
-        """Raises `DataError` for data that cannot serve (see `LabelledText.check`, `pick_victims`)."""
-        if data is None:
-            raise DataError("dbs tries triggers on labelled texts: give data=FILE")
-        if self.reference is not None:
-            check_reference(model, self.reference)
-        victims = pick_victims(model, data, self.rows, self.held, self.seed)
-        positions = check_positions(self.positions)
-        problems = [Problem(t, p) for t in range(len(model.classes)) for p in positions]
+        """Raises what `search_of` raises."""
+        data, victims, problems = search_of(self, model, data)
         groups = [problems] if self.batched else [[p] for p in problems]
         found = []
         for group in groups:

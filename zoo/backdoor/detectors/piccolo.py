@@ -16,23 +16,21 @@ import math
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from datamodules.labelled_text import LabelledText
-from datamodules.schema import DataError
 from zoo.backdoor.detectors.base import (
     Problem,
     Scan,
     Victims,
-    check_positions,
-    check_reference,
     generator_of,
     lay_bench,
-    pick_victims,
+    search_of,
+    settings_of,
 )
 from zoo.backdoor.subject import BOUNDARY, Subject
 from zoo.core.weights import CheckpointError
@@ -73,23 +71,11 @@ class Piccolo:
     needs_data = True
 
     def settings(self) -> dict[str, Any]:
-        kept = {k: v for k, v in asdict(replace(self, reference=None)).items() if k != "reference"}
-        return {
-            "detector": self.name,
-            **kept,
-            "positions": list(self.positions),
-            "with_reference": self.reference is not None,
-        }
+        return settings_of(self)
 
     def scan(self, model: Subject, data: LabelledText | None) -> Scan:
-        """Raises `DataError` for data that cannot serve (see `LabelledText.check`, `pick_victims`)."""
-        if data is None:
-            raise DataError("piccolo tries words on labelled texts: give data=FILE")
-        if self.reference is not None:
-            check_reference(model, self.reference)
-        victims = pick_victims(model, data, self.rows, self.held, self.seed)
-        positions = check_positions(self.positions)
-        problems = [Problem(t, p) for t in range(len(model.classes)) for p in positions]
+        """Raises what `search_of` raises."""
+        data, victims, problems = search_of(self, model, data)
         known = word_list(model, data, self.pieces)
         likely = self.invert(model, data, problems, victims, known)
         found = [self._typed(model, data, p, victims, known, mine) for p, mine in zip(problems, likely)]
